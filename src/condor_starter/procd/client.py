@@ -8,13 +8,17 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from condor_starter.isolation.boxplan import BoxExit, BoxPlan, Usage, from_wire, to_wire
 from condor_starter.procd import protocol
 from condor_starter.sandbox.worker import SandboxWorker
+
+_MAIN = Path(__file__).with_name("main.py")
 
 
 class ProcdError(Exception):
@@ -63,6 +67,22 @@ class Procd:
         self._pid: int | None = None
         self.gone = asyncio.Event()
         self._loop.add_reader(sock, self._readable)
+
+    @classmethod
+    async def spawn(cls, settings: dict[str, str]) -> Procd:
+        """Start a private procd as our child, with our ids; ``settings`` override its configuration file.
+
+        Call it while still root if boxes for other users are wanted, drop privileges afterwards.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            theirs.set_inheritable(True)
+            argv = [sys.executable, "-I", "-S", str(_MAIN), "--private", str(theirs.fileno())]
+            argv += [f"--set={k}={v}" for k, v in settings.items()]
+            pid = os.posix_spawn(sys.executable, argv, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+        procd = cls(ours)
+        procd.owns(pid)
+        return procd
 
     @classmethod
     async def connect(cls, path: str) -> Procd:
@@ -152,9 +172,7 @@ class Procd:
         """This procd is our child: :meth:`close` waits for it."""
         self._pid = pid
 
-    async def _call(
-        self, op: str, fds: Sequence[int] = (), **args: Any
-    ) -> tuple[dict[str, Any], list[int]]:
+    async def _call(self, op: str, fds: Sequence[int] = (), **args: Any) -> tuple[dict[str, Any], list[int]]:
         if self.gone.is_set():
             raise ProcdGone("condor_starter_procd is gone")
         self._next += 1
@@ -221,7 +239,8 @@ class Procd:
         self.gone.set()
         self._loop.remove_reader(self._sock)
         error = ProcdGone(f"condor_starter_procd is gone: {why}")
-        for future in [*self._replies.values(), *self._exits.values()]:
+        futures: list[asyncio.Future[Any]] = [*self._replies.values(), *self._exits.values()]
+        for future in futures:
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # retrieved: an exit that nobody waits for is not a warning

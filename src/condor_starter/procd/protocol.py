@@ -10,7 +10,7 @@ to every client. A packet larger than INLINE bytes travels as a sealed memfd: ``
 |---------|------------------------------------------|-------------------------------------------------------|
 | hello   |                                          | version, facts, boxes: [{box, state, exit, cgroups}]  |
 | make    | box, kind, execute, scratch, cgroup      | path: the scratch directory, owned by the caller      |
-| start   | plan (BoxPlan), descriptors              | pid, notes: limits or namespaces that are not to be had, cgroup_parent |
+| start   | plan (BoxPlan), descriptors              | pid, notes (what is not to be had), cgroup_parent     |
 | signal  | box, signal                              | nothing; to the job's main process                    |
 | freeze  | box                                      | nothing; returns when everything is frozen            |
 | thaw    | box                                      | nothing                                               |
@@ -20,8 +20,8 @@ to every client. A packet larger than INLINE bytes travels as a sealed memfd: ``
 | destroy | box                                      | nothing; cgroup, scratch and ledger entry are gone    |
 | sweep   |                                          | boxes: terminal records of what was undone            |
 
-States of a box: ``made`` (scratch exists, nothing runs), ``running``, ``exited`` (everything in it is dead, its
-exit is known and kept until destroy). A *private* procd (one client, by inherited descriptor) kills and
+States of a box: ``made`` (scratch exists, nothing runs), ``running``, ``exited`` (everything in it is dead,
+its exit is known and kept until destroy). A *private* procd (one client, by inherited descriptor) kills and
 destroys everything when that client closes; a listening procd keeps its boxes for the next client.
 """
 
