@@ -1,0 +1,84 @@
+"""One knob's value: from what an admin wrote (YAML or condor_config text) to its type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_TRUE = frozenset({"true", "yes", "on", "t", "y", "1"})
+_FALSE = frozenset({"false", "no", "off", "f", "n", "0"})
+
+
+def convert(kind: str, value: Any) -> Any:
+    """``value`` as the knob type ``kind``; raises ValueError that says what was expected and found.
+
+    text and expression: str; integer: int; number: float; flag: bool; words: tuple of str (from a list,
+    or from text split at commas and blanks).
+    """
+    return _CONVERTERS[kind](value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"expected text, found {_what(value)}")
+    return str(value)
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    try:
+        return int(_plain(value))
+    except ValueError:
+        raise ValueError(f"expected a whole number, found {_what(value)}") from None
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    try:
+        return float(_plain(value))
+    except ValueError:
+        raise ValueError(f"expected a number, found {_what(value)}") from None
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise ValueError(f"expected true or false, found {_what(value)}")
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    if isinstance(value, list | tuple):
+        return tuple(_text(v) for v in value)
+    return tuple(_plain(value).strip('"').replace(",", " ").split())
+
+
+def _expression(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return _text(value)
+
+
+def _plain(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, found {_what(value)}")
+    return value.strip()
+
+
+def _what(value: Any) -> str:
+    return "nothing" if value is None else repr(value)[:80]
+
+
+_CONVERTERS = {
+    "text": _text,
+    "integer": _integer,
+    "number": _number,
+    "flag": _flag,
+    "words": _words,
+    "expression": _expression,
+}
