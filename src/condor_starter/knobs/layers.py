@@ -35,7 +35,7 @@ class Knobs:
         return str(self._get(name))
 
     def integer(self, name: str) -> int:
-        """A whole-number knob."""
+        """A whole-number or size knob."""
         return int(self._get(name))
 
     def number(self, name: str) -> float:
@@ -72,7 +72,7 @@ class Knobs:
         knob = find(name)
         if knob is None:
             raise KeyError(f"{name} is not in knobs.yaml")
-        return knob.default if not isinstance(knob.default, list) else tuple(knob.default)
+        return knob.default
 
 
 def load(

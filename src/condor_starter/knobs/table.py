@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from condor_starter.knobs.values import convert
+
 _FILE = Path(__file__).with_name("knobs.yaml")
-TYPES = ("text", "integer", "number", "flag", "words", "expression")
+TYPES = ("text", "integer", "number", "flag", "size", "words", "expression")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ def table() -> dict[str, Knob]:
     for knob in knobs.values():
         if knob.type not in TYPES:
             raise ValueError(f"{_FILE.name}: {knob.name}: unknown type {knob.type!r}")
-    return knobs
+    return {k.name: replace(k, default=convert(k.type, k.default)) for k in knobs.values()}
 
 
 @functools.cache

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+_SIZE = re.compile(r"\s*(\d+)\s*([kmgt]?)(?:i?b|bytes)?\s*", re.IGNORECASE)
 _TRUE = frozenset({"true", "yes", "on", "t", "y", "1"})
 _FALSE = frozenset({"false", "no", "off", "f", "n", "0"})
 
@@ -11,8 +13,8 @@ _FALSE = frozenset({"false", "no", "off", "f", "n", "0"})
 def convert(kind: str, value: Any) -> Any:
     """``value`` as the knob type ``kind``; raises ValueError that says what was expected and found.
 
-    text and expression: str; integer: int; number: float; flag: bool; words: tuple of str (from a list,
-    or from text split at commas and blanks).
+    text and expression: str; integer: int; number: float; flag: bool; size: int, in bytes; words: tuple of
+    str (from a list, or from text split at commas and blanks).
     """
     return _CONVERTERS[kind](value)
 
@@ -30,6 +32,14 @@ def _integer(value: Any) -> int:
         return int(_plain(value))
     except ValueError:
         raise ValueError(f"expected a whole number, found {_what(value)}") from None
+
+
+def _size(value: Any) -> int:
+    """Bytes; ``10 Mb``, ``1 GB`` or ``64k`` as in condor_config, where b and B mean the same."""
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match:
+        return int(match[1]) << 10 * " kmgt".index((match[2] or " ").lower())
+    return _integer(value)
 
 
 def _number(value: Any) -> float:
@@ -78,6 +88,7 @@ _CONVERTERS = {
     "text": _text,
     "integer": _integer,
     "number": _number,
+    "size": _size,
     "flag": _flag,
     "words": _words,
     "expression": _expression,
