@@ -19,13 +19,14 @@ V1_USED = ("memory", "cpu", "cpuacct", "pids", "freezer")
 V2_USED = ("memory", "cpu", "pids", "io")
 SUPERVISOR = "supervisor"
 _MOVE_ROUNDS = 10  # a process that forks while we move it leaves a child behind for the next round
+_NONE: dict[str, str] = {}
 
 
 class Base(NamedTuple):
     """A base that is ready for boxes. ``kind`` "none" means that there is none, and ``notes`` say why."""
 
-    kind: str  # "none", "v1", "hybrid", "v2": what can be used, not what is mounted
-    dirs: dict[str, str]  # "v2" or a v1 controller -> the base's directory
+    kind: str = "none"  # "none", "v1", "hybrid", "v2": what can be used, not what is mounted
+    dirs: dict[str, str] = _NONE  # "v2" or a v1 controller -> the base's directory
     name: str = ""  # "htcondor"
     path: str = ""  # the same as a cgroup path, "/htcondor": for a container engine's cgroup parent
     controllers: tuple[str, ...] = ()  # that limit or count here, v1 and v2
@@ -53,7 +54,7 @@ def base(layout: Layout, name: str, root: bool) -> Base:
             dirs["v2"] = unified
             controllers += had
     if not dirs:
-        return Base("none", {}, notes=tuple(notes) or ("no cgroup file system is mounted",))
+        return Base(notes=tuple(notes) or ("no cgroup file system is mounted",))
     kind = "v1" if "v2" not in dirs else "hybrid" if len(dirs) > 1 else "v2"
     missing = [c for c in _expected(kind) if c not in controllers]
     notes += [f"no {c} controller" for c in missing if not any(n.startswith(f"{c}:") for n in notes)]
