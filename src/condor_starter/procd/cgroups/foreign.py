@@ -13,7 +13,7 @@ from condor_starter.procd.cgroups.detect import parse_mounts, visible
 
 
 def remove(path: str) -> str:
-    """Remove the cgroup ``path`` ("/htcondor/box") from every v1 hierarchy; "" or what would not go, in words."""
+    """Remove the cgroup ``path`` ("/htcondor/box") from every v1 hierarchy; "" or, in words, what stayed."""
     if not path.strip("/") or ".." in path.split("/"):
         return ""
     mountinfo = os.fsdecode(files.read("/proc/self/mountinfo") or b"")
