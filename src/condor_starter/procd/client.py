@@ -79,7 +79,8 @@ class Procd:
             theirs.set_inheritable(True)
             argv = [sys.executable, "-I", "-S", str(_MAIN), "--private", str(theirs.fileno())]
             argv += [f"--set={k}={v}" for k, v in settings.items()]
-            pid = os.posix_spawn(sys.executable, argv, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+            env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+            pid = os.posix_spawn(sys.executable, argv, env)  # noqa: ASYNC221  (spawns, does not wait)
         procd = cls(ours)
         procd.owns(pid)
         return procd

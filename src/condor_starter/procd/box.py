@@ -1,0 +1,459 @@
+"""One box in procd's keeping, from its ledger entry to its terminal record.
+
+    made -> starting -> running -> draining -> exited -> removing -> (gone)
+
+``draining`` is the time between the end of the main process (or a kill) and the death of the last process
+in the box. :meth:`Box.transition` is the only place where the state changes. Nothing here blocks for longer
+than a freeze: what has to wait is a callback of the loop.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from condor_starter.isolation.boxplan import BoxExit, BoxPlan, Identity, Limits, Usage, to_wire
+from condor_starter.procd import build, faultpoint, fds, syscalls
+from condor_starter.procd.cgroups import foreign
+from condor_starter.procd.cgroups.base import Base
+from condor_starter.procd.cgroups.tracker import Tracker
+from condor_starter.procd.ledger import Entry, Status
+from condor_starter.procd.loop import Loop
+from condor_starter.procd.settings import Settings
+from condor_starter.procd.tree import Tree, start_time
+from condor_starter.procd.volumes import Scratch
+
+DRAIN_SECONDS = 30.0
+"""What is not dead this long after SIGKILL is reported with its kernel stack, not waited for."""
+
+FREEZE_SECONDS = 2.0
+REMOVE_SECONDS = 2.0
+_RETRY = 0.01
+
+
+class Family(Protocol):
+    """What a box needs of the thing that knows its processes: a cgroup's Tracker, or a Tree."""
+
+    def limit(self, limits: Limits) -> list[str]: ...
+    def processes(self) -> list[int]: ...
+    def populated(self) -> bool: ...
+    def freeze(self, timeout: float) -> bool: ...
+    def thaw(self) -> None: ...
+    def kill(self) -> None: ...
+    def oom_kills(self) -> int: ...
+    def usage(self) -> Usage: ...
+    def remove(self, timeout: float) -> str: ...
+    def close(self) -> None: ...
+
+
+class State(enum.Enum):
+    MADE = "made"
+    STARTING = "starting"
+    RUNNING = "running"
+    DRAINING = "draining"
+    EXITED = "exited"
+    REMOVING = "removing"
+
+
+_NEXT = {
+    State.MADE: {State.STARTING, State.RUNNING, State.DRAINING, State.REMOVING},
+    State.STARTING: {State.RUNNING, State.DRAINING},
+    State.RUNNING: {State.DRAINING},
+    State.DRAINING: {State.EXITED},
+    State.EXITED: {State.REMOVING},
+    State.REMOVING: set(),
+}
+
+
+class Refused(Exception):
+    """A request that this box cannot answer now: (step, errno, text, blame)."""
+
+
+def refuse(step: str, number: int, text: str, blame: str = "system") -> Refused:
+    return Refused(step, number, text, blame)
+
+
+class Keeper(Protocol):
+    """What a box needs of the server that keeps it."""
+
+    loop: Loop
+    settings: Settings
+    private: bool
+
+    def base(self) -> Base: ...
+    def exited(self, ended: BoxExit) -> None: ...
+    def gone(self, box: str) -> None: ...
+
+
+class Box:
+    """One box; see the module's text for its life."""
+
+    def __init__(self, keeper: Keeper, entry: Entry, scratch: Scratch) -> None:
+        self.id = entry.box
+        self.state = State.MADE
+        self.exit: BoxExit | None = None
+        self.identity: Identity | None = None
+        self.family: Family = Tree(0)
+        self._keeper = keeper
+        self._entry = entry
+        self._scratch = scratch
+        self._kind: str = entry.facts["kind"]
+        self._pid = 0
+        self._pidfd = -1
+        self._report: socket.socket | None = None
+        self._on_report: Callable[[dict[str, Any]], None] | None = None
+        self._empty_fd = -1
+        self._killed = False
+        self._cgroup_path = ""
+        self._drain_until = 0.0
+        self._failure = ("", 0, "")  # step, errno, text of a start that failed
+
+    def transition(self, to: State) -> None:
+        """Change the state; an illegal edge is a bug and is told as one."""
+        if to not in _NEXT[self.state]:
+            raise refuse("state", errno.EINVAL, f"box {self.id}: {self.state.value} cannot become {to.value}")
+        self.state = to
+
+    @property
+    def scratch_fd(self) -> int:
+        """The scratch directory's descriptor."""
+        return self._scratch.fd
+
+    # -- starting ---------------------------------------------------------------------------------
+
+    def start(self, plan: BoxPlan, passed: list[int], answer: Callable[[dict[str, Any]], None]) -> None:
+        """Carry out ``plan``; ``answer`` gets the reply or the failed step. Raises Refused, OSError."""
+        self.transition(State.STARTING)
+        self.identity = plan.identity
+        try:
+            notes = self._make_cgroup(plan)
+            if plan.kind == "container":
+                self._own_container(plan)
+                answer({"pid": 0, "notes": notes, "cgroup_parent": self._cgroup_path})
+                self.transition(State.RUNNING)
+                return
+            faultpoint.point("clone")
+            self._launch(plan, passed)
+        except OSError as e:
+            self._failed("cgroup", e.errno or errno.EIO, str(e))
+            raise refuse("cgroup", e.errno or errno.EIO, f"box {self.id}: {e}") from e
+        self._on_report = lambda message: self._started(message, notes, answer)
+
+    def _make_cgroup(self, plan: BoxPlan) -> list[str]:
+        faultpoint.point("cgroup")
+        base = self._keeper.base()
+        dirs = Tracker.plan(base, plan.cgroup) if plan.kind != "tree" and base.dirs else {}
+        self._entry.note(dirs=dirs, identity=to_wire(plan.identity), limited=plan.limits.memory)
+        if not dirs:
+            self.family = Tree(0)
+            return [*self.family.limit(plan.limits), *base.notes]
+        self._cgroup_path = f"{base.path}/{plan.cgroup}"
+        self.family = tracker = Tracker.create(base, plan.cgroup)
+        return tracker.limit(plan.limits)
+
+    def _own_container(self, plan: BoxPlan) -> None:
+        faultpoint.point("own")
+        if os.geteuid() == 0:
+            who = plan.identity
+            fds.own_tree(self._scratch.fd, who.uid, who.gid, self._keeper.settings.client_uid())
+
+    def _launch(self, plan: BoxPlan, passed: list[int]) -> None:
+        tracker = self.family if isinstance(self.family, Tracker) else None
+        clone_fd = tracker.clone_fd() if tracker else -1
+        root_fd = fds.open_secure(self._keeper.settings.chroots[plan.chroot]) if plan.chroot else -1
+        status_fd = self._entry.status_file()
+        try:
+            materials = build.Materials(
+                scratch_fd=self._scratch.fd,
+                root_fd=root_fd,
+                status_fd=status_fd,
+                passed=passed,
+                join_files=tracker.join_files() if tracker else [],
+                clone_fd=clone_fd,
+                from_uid=self._keeper.settings.client_uid(),
+                die_with_us=self._keeper.private,
+            )
+            launched = build.launch(plan, materials)
+        finally:
+            for fd in (clone_fd, root_fd, status_fd):
+                if fd >= 0:
+                    os.close(fd)
+        self._watch(launched.pid, launched.pidfd)
+        self._report = launched.report
+        self._keeper.loop.watch(launched.report.fileno(), self._read_report)
+        self._entry.note(pid=launched.pid, started=start_time(launched.pid))
+        launched.report.send(b"g")  # the barrier: we know it, it may go on
+
+    def _watch(self, pid: int, pidfd: int) -> None:
+        self._pid, self._pidfd = pid, pidfd
+        if isinstance(self.family, Tree):
+            self.family.init = pid
+        self._keeper.loop.watch(pidfd, self._init_ended)
+
+    def _read_report(self) -> None:
+        assert self._report is not None
+        try:
+            data = self._report.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._keeper.loop.unwatch(self._report.fileno())
+        self._report.close()
+        self._report = None
+        lost = {"step": "clone", "errno": errno.ESRCH, "text": "the box's init died while it was being built"}
+        on_report, self._on_report = self._on_report, None
+        if on_report:
+            on_report(json.loads(data) if data else lost)
+
+    def _started(
+        self, message: dict[str, Any], notes: list[str], answer: Callable[[dict[str, Any]], None]
+    ) -> None:
+        if "step" in message:
+            self._failure = (message["step"], message["errno"], message["text"])
+            blame = "user" if message["step"] in ("cwd", "stdin", "stdout", "stderr", "exec") else "system"
+            answer({"error": dict(message, blame=blame)})
+            return  # the init is about to exit: its pidfd tells
+        if self.state is State.STARTING:
+            self.transition(State.RUNNING)
+        faultpoint.point("run")
+        answer({"pid": self._pid, "notes": notes + message["notes"], "cgroup_parent": self._cgroup_path})
+
+    def _failed(self, step: str, number: int, text: str) -> None:
+        """A start that failed in procd itself: nothing runs; what was made goes with destroy."""
+        self._failure = (step, number, text)
+        self._drain()
+
+    # -- running ----------------------------------------------------------------------------------
+
+    def signal(self, signum: int) -> None:
+        """Send ``signum`` to the job's main process (its init forwards)."""
+        if signum in (signal.SIGKILL, signal.SIGSTOP) or not 0 < signum < signal.NSIG:
+            raise refuse("signal", errno.EINVAL, f"signal {signum}: use kill and freeze")
+        if self.state is not State.RUNNING or self._pidfd < 0:
+            raise refuse("signal", errno.ESRCH, f"box {self.id} does not run")
+        signal.pidfd_send_signal(self._pidfd, signum)
+
+    def freeze(self) -> None:
+        self._must_run("freeze")
+        if not self.family.freeze(FREEZE_SECONDS):
+            raise refuse("freeze", errno.ETIMEDOUT, f"box {self.id}: not frozen in {FREEZE_SECONDS} seconds")
+
+    def thaw(self) -> None:
+        self._must_run("thaw")
+        self.family.thaw()
+
+    def kill(self) -> None:
+        """SIGKILL everything; the exit event follows when nothing is left."""
+        self._must_run("kill")
+        self._killed = True
+        self.family.kill()
+        if self._pidfd < 0 and self.state is State.RUNNING:
+            self._drain()  # a container's box: nobody else tells us
+
+    def usage(self) -> Usage:
+        if self.exit is not None:
+            return self.exit.usage
+        return self.family.usage()
+
+    def _must_run(self, step: str) -> None:
+        if self.state not in (State.STARTING, State.RUNNING, State.DRAINING):
+            raise refuse(step, errno.ESRCH, f"box {self.id} does not run: it is {self.state.value}")
+
+    # -- ending -----------------------------------------------------------------------------------
+
+    def _init_ended(self) -> None:
+        """The init's pidfd is readable: reap it if it is ours, then see that nothing outlives it."""
+        self._keeper.loop.unwatch(self._pidfd)
+        try:
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        except ChildProcessError:
+            pass  # adopted: somebody else's child
+        os.close(self._pidfd)
+        self._pidfd = -1
+        if self._report is not None:
+            self._read_report()
+        self._drain()
+
+    def _drain(self) -> None:
+        faultpoint.point("collect")
+        self.transition(State.DRAINING)
+        self._drain_until = time.monotonic() + DRAIN_SECONDS
+        self.family.kill()
+        if isinstance(self.family, Tracker) and (fd := self.family.empty_fd()) >= 0:
+            self._empty_fd = fd
+        self._drain_on()
+
+    def _drain_on(self) -> None:
+        """Look again until the box is empty: at once when the kernel tells, else every few milliseconds."""
+        if self.state is not State.DRAINING:
+            return
+        if self.family.populated() and time.monotonic() < self._drain_until:
+            self.family.kill()
+            self._wait_empty()
+            self._keeper.loop.after(_RETRY, self._drain_on)
+            return
+        self._ended()
+
+    def _wait_empty(self) -> None:
+        """Most boxes are empty within a millisecond: a short look saves a round of the loop."""
+        if self._empty_fd >= 0:
+            poll = select.poll()
+            poll.register(self._empty_fd, select.POLLPRI)
+            poll.poll(1)
+
+    def _ended(self) -> None:
+        self.transition(State.EXITED)
+        self.exit = self._collect()
+        self._entry.note(exit=to_wire(self.exit))
+        self._keeper.exited(self.exit)
+
+    def _collect(self) -> BoxExit:
+        status = self._entry.status()
+        usage = _with_rusage(self.family.usage(), status, isinstance(self.family, Tree))
+        oom = usage.oom_kills > 0
+        step, number, text = self._failure
+        undead = _stacks(self.family.processes()) if self.family.populated() else ""
+        if not (status or text or self._killed or oom or self._kind == "container"):
+            text = "the box's init was killed from outside"
+        killed = signal.SIGKILL if self._killed or oom else -1
+        return BoxExit(
+            box=self.id,
+            status=status.status if status else (-1 if text else killed),
+            usage=usage,
+            duration_usec=status.duration_usec if status else 0,
+            oom=oom,
+            error="; ".join(filter(None, (text, undead))),
+            errno=number,
+            step=step or ("kill" if undead else ""),
+            killed=self._killed,
+            leftovers=status.leftovers if status else 0,
+        )
+
+    def destroy(self, answer: Callable[[dict[str, Any]], None]) -> None:
+        """Remove cgroup and scratch, close the ledger entry, then ``answer``. Raises Refused, OSError."""
+        self.transition(State.REMOVING)
+        faultpoint.point("remove")
+        left = self.family.remove(REMOVE_SECONDS)
+        if self._kind == "container":
+            left = "; ".join(filter(None, (left, foreign.remove(self._cgroup_path))))
+        self.family.close()
+        if self._scratch.remove():
+            self._close(left, answer)
+        else:
+            self._remove_elsewhere(left, answer)
+
+    def _remove_elsewhere(self, left: str, answer: Callable[[dict[str, Any]], None]) -> None:
+        """A large scratch directory: a child removes it, the loop waits for the child."""
+        pid, pidfd = syscalls.clone(0)
+        if pid == 0:
+            code = 1
+            try:
+                self._scratch.remove(-1)
+                code = 0
+            finally:
+                os._exit(code)
+
+        def removed() -> None:
+            self._keeper.loop.unwatch(pidfd)
+            result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+            os.close(pidfd)
+            failed = "scratch directory could not be removed" if result is None or result.si_status else ""
+            self._close("; ".join(filter(None, (left, failed))), answer)
+
+        self._keeper.loop.watch(pidfd, removed)
+
+    def _close(self, left: str, answer: Callable[[dict[str, Any]], None]) -> None:
+        faultpoint.point("close")
+        self._scratch.close()
+        record = self._entry.close(
+            state="exited" if self.exit else "undone",
+            exit=to_wire(self.exit) if self.exit else None,
+            left=left,
+            ended_at=time.time(),
+        )
+        self._keeper.gone(self.id)
+        answer({"left": left, "record": record})
+
+    def abandon(self) -> None:
+        """Let go without undoing: our successor adopts the box."""
+        self._entry.abandon()
+
+    # -- after a crash ----------------------------------------------------------------------------
+
+    def adopt(self) -> None:
+        """Take over a box that a dead procd left: it runs on, or its end is collected, or it is as made."""
+        facts = self._entry.facts
+        if dirs := facts.get("dirs"):
+            self.family = Tracker.reopen(dirs)
+            self._cgroup_path = f"{self._keeper.base().path}/{facts['cgroup']}"
+        if who := facts.get("identity"):
+            self.identity = Identity(who["uid"], who["gid"], tuple(who["groups"]), who["name"])
+        if ended := facts.get("exit"):
+            self.exit = BoxExit(**{**ended, "usage": Usage(**ended["usage"])})
+            self.state = State.EXITED
+        elif dirs and self._kind == "container":
+            self.state = State.RUNNING
+        elif facts.get("pid"):
+            self.state = State.RUNNING
+            self._rejoin(facts["pid"], facts["started"])
+        elif self._kind == "container" and dirs:
+            self.state = State.RUNNING
+
+    def _rejoin(self, pid: int, started: int) -> None:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._drain()
+            return
+        if start_time(pid) != started:  # the number is somebody else's by now
+            os.close(pidfd)
+            self._drain()
+            return
+        self._watch(pid, pidfd)
+
+    def undo(self, answer: Callable[[dict[str, Any]], None]) -> None:
+        """Kill, collect and destroy, whatever the state: nothing of this box remains."""
+        match self.state:
+            case State.MADE | State.EXITED:
+                self.destroy(answer)
+            case State.REMOVING:
+                return
+            case _:
+                if self.state is not State.DRAINING:
+                    self.kill()
+                self._keeper.loop.after(_RETRY, lambda: self.undo(answer))
+
+
+def _with_rusage(usage: Usage, status: Status | None, tree: bool) -> Usage:
+    """A tree has no counters once it is empty: what its init reaped is the sum."""
+    if not tree or status is None:
+        return usage
+    return usage._replace(
+        user_usec=status.user_usec,
+        system_usec=status.system_usec,
+        memory_bytes=0,
+        memory_peak_bytes=max(usage.memory_peak_bytes or 0, status.max_rss_kb * 1024),
+        processes=0,
+    )
+
+
+def _stacks(pids: list[int]) -> str:
+    """Processes that SIGKILL did not end, each with where it hangs in the kernel."""
+    words = []
+    for pid in pids[:8]:
+        try:
+            with open(f"/proc/{pid}/stack") as f:
+                where = " < ".join(line.split()[-1] for line in f.readlines()[:4])
+        except OSError as e:
+            where = e.strerror or "?"
+        words.append(f"pid {pid} does not die ({where})")
+    return ", ".join(words)

@@ -1,0 +1,33 @@
+"""Where the tests interrupt us: every numbered step of a plan passes through :func:`point`.
+
+Disarmed (always, but in tests) a point is one comparison. Armed by the setting ``pause_at = <step>`` the
+process that reaches the step writes "<step> <pid>" to ``<run>/paused`` and stands still until it is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+_armed = ""
+_marker = -1
+
+
+def arm(step: str, run: str) -> None:
+    """Stand still at ``step`` from now on; opens the marker file while we may."""
+    global _armed, _marker
+    _armed = step
+    _marker = os.open(f"{run}/paused", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+
+def marker_fd() -> int:
+    """The marker's descriptor, which a child must keep open; -1 when disarmed."""
+    return _marker
+
+
+def point(step: str) -> None:
+    """We are about to carry out ``step``."""
+    if step == _armed:
+        os.write(_marker, f"{step} {os.getpid()}\n".encode())
+        while True:
+            select.select([], [], [], 3600)

@@ -1,0 +1,170 @@
+"""Files beneath a directory descriptor: nothing here ever follows a path that a job can change.
+
+Removal and chown walk by descriptors (openat, O_NOFOLLOW), never cross a mount, and never leave the directory
+they were given, whatever is renamed under them meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from condor_starter.procd import syscalls
+
+_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_BENEATH = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_NO_SYMLINKS
+_DEEP = 64  # levels that a walk keeps open; what lies deeper is first moved up
+
+
+def open_directory(path: str) -> int:
+    """A descriptor of the directory at absolute ``path``, none of whose components may be a symlink."""
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return open_beneath(root, path.strip("/") or ".", os.O_RDONLY | os.O_DIRECTORY)
+    finally:
+        os.close(root)
+
+
+def open_beneath(dirfd: int, path: str, flags: int = os.O_PATH, mode: int = 0) -> int:
+    """openat2 beneath ``dirfd``: no symlink, no magic link, no way out."""
+    return syscalls.openat2(dirfd, path, flags, _BENEATH, mode)
+
+
+def open_secure(path: str) -> int:
+    """O_PATH descriptor of a directory whose every component belongs to root and only root can write.
+
+    Raises PermissionError with the component that others could replace.
+    """
+    fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    here = ""
+    for part in ["", *path.strip("/").split("/")]:
+        if part:
+            below = open_beneath(fd, part, os.O_PATH | os.O_DIRECTORY)
+            os.close(fd)
+            fd, here = below, f"{here}/{part}"
+        st = os.fstat(fd)
+        if st.st_uid not in (0, os.geteuid()) or (st.st_mode & 0o022 and not st.st_mode & stat.S_ISVTX):
+            os.close(fd)
+            raise PermissionError(
+                13, f"{here or '/'} can be changed by others than root (uid {st.st_uid}, mode {st.st_mode:o})"
+            )
+    return fd
+
+
+def reopen(path: str, fd: int) -> int:
+    """The directory that ``fd`` is open on, as seen from our own mount namespace, where it is at ``path``.
+
+    A descriptor belongs to the mount namespace in which it was opened, and mount(2) refuses foreign ones.
+    Raises OSError if something else stands at ``path`` by now.
+    """
+    ours = open_directory(path)
+    if os.path.samestat(os.fstat(ours), os.fstat(fd)):
+        return ours
+    os.close(ours)
+    raise FileNotFoundError(2, f"{path} was replaced")
+
+
+def ensure_directory(dirfd: int, path: str, mode: int = 0o755) -> int:
+    """O_PATH descriptor of directory ``path`` beneath ``dirfd``, made where it is missing."""
+    fd = os.dup(dirfd)
+    for part in [p for p in path.split("/") if p]:
+        try:
+            os.mkdir(part, mode, dir_fd=fd)
+        except FileExistsError:
+            pass
+        finally:
+            below = open_beneath(fd, part, os.O_PATH | os.O_DIRECTORY)
+            os.close(fd)
+        fd = below
+    return fd
+
+
+def proc_path(fd: int) -> str:
+    """A path that names exactly what ``fd`` is open on, for calls that take only paths."""
+    return f"/proc/self/fd/{fd}"
+
+
+def own_tree(dirfd: int, uid: int, gid: int, from_uid: int) -> None:
+    """Give the directory and everything beneath it that belongs to ``from_uid`` to ``uid``:``gid``.
+
+    Files with other owners, and files with more than one link (somebody's else hard link), stay as they are.
+    """
+    with os.scandir(dirfd) as entries:
+        for entry in entries:
+            st = os.stat(entry.name, dir_fd=dirfd, follow_symlinks=False)
+            if st.st_uid != from_uid:
+                continue
+            if stat.S_ISDIR(st.st_mode):
+                below = os.open(entry.name, _DIR, dir_fd=dirfd)
+                try:
+                    own_tree(below, uid, gid, from_uid)
+                finally:
+                    os.close(below)
+            elif st.st_nlink == 1:
+                os.chown(entry.name, uid, gid, dir_fd=dirfd, follow_symlinks=False)
+    os.fchown(dirfd, uid, gid)
+
+
+def remove_tree(parent: int, name: str, budget: int = -1) -> bool:
+    """Remove directory ``name`` in ``parent`` with everything beneath it; a missing one is no error.
+
+    True when it is gone; False when ``budget`` entries were removed and there are more (-1: no bound).
+    Raises OSError for what cannot be removed.
+    """
+    try:
+        top = _enter(parent, name)
+    except FileNotFoundError:
+        return True
+    left = [budget]
+    try:
+        done = _empty(top, top, 0, left)
+        while done and _entries(top):  # what was too deep has been moved to the top meanwhile
+            done = _empty(top, top, 0, left)
+    finally:
+        os.close(top)
+    if done:
+        os.rmdir(name, dir_fd=parent)
+    return done
+
+
+def _entries(dirfd: int) -> list[os.DirEntry[str]]:
+    os.lseek(dirfd, 0, os.SEEK_SET)
+    with os.scandir(dirfd) as entries:
+        return list(entries)
+
+
+def _enter(parent: int, name: str) -> int:
+    """A directory of the job's, made ours to read whatever its mode; never through a link or mount."""
+    no_mount = _BENEATH | syscalls.RESOLVE_NO_XDEV
+    try:
+        fd = syscalls.openat2(parent, name, _DIR, no_mount)
+    except PermissionError:
+        fd = syscalls.openat2(parent, name, os.O_PATH | os.O_DIRECTORY, no_mount)
+        try:
+            os.chmod(proc_path(fd), 0o700)
+        finally:
+            os.close(fd)
+        fd = syscalls.openat2(parent, name, _DIR, no_mount)
+    if os.geteuid() and os.fstat(fd).st_mode & 0o700 != 0o700:
+        os.fchmod(fd, 0o700)
+    return fd
+
+
+def _empty(top: int, dirfd: int, depth: int, left: list[int]) -> bool:
+    for entry in _entries(dirfd):
+        if left[0] == 0:
+            return False
+        left[0] -= 1
+        if not entry.is_dir(follow_symlinks=False):
+            os.unlink(entry.name, dir_fd=dirfd)
+        elif depth >= _DEEP:
+            os.rename(entry.name, f".deep-{left[0]}-{entry.inode()}", src_dir_fd=dirfd, dst_dir_fd=top)
+        else:
+            below = _enter(dirfd, entry.name)
+            try:
+                if not _empty(top, below, depth + 1, left):
+                    return False
+            finally:
+                os.close(below)
+            os.rmdir(entry.name, dir_fd=dirfd)
+    return True

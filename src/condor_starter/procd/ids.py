@@ -1,0 +1,105 @@
+"""Who the job is: from procd's ids to the job user's, for good, and the checks that it worked.
+
+The order is fixed: limits and keyring while we may, the bounding set, groups before ids, ids last,
+then a look whether root can be had back (CVE-2012-3490 was an unchecked setuid).
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import resource
+
+from condor_starter.isolation.boxplan import BoxPlan, Identity, PlanError, Rlimit
+from condor_starter.procd import syscalls
+from condor_starter.procd.settings import Settings, SettingsError, account_uid
+
+_MAX_ID = 2**31 - 1
+
+
+def check(identity: Identity, settings: Settings) -> None:
+    """Raise PlanError unless jobs may run with ``identity`` here."""
+    uid, gid = identity.uid, identity.gid
+    if uid == os.geteuid() != 0:
+        return
+    if not 0 < uid <= _MAX_ID or not 0 < gid <= _MAX_ID:
+        raise PlanError(f"identity: uid {uid} gid {gid} is refused: jobs never run as root")
+    if os.geteuid():
+        raise PlanError(f"identity: uid {uid} needs root; procd runs as uid {os.geteuid()}")
+    if uid < settings.min_uid and uid not in _allowed(settings):
+        raise PlanError(f"identity: uid {uid} is below min_uid {settings.min_uid} and not in allow_users")
+    extra = {gid, *identity.groups} - _groups_of(uid)
+    if extra:
+        raise PlanError(f"identity: uid {uid} is no member of group {min(extra)}")
+
+
+def _allowed(settings: Settings) -> set[int]:
+    uids = set()
+    for name in settings.allow_users:
+        try:
+            uids.add(account_uid(name))
+        except SettingsError:
+            continue  # an account that this machine does not have
+    return uids
+
+
+def _groups_of(uid: int) -> set[int]:
+    """The groups that the account database gives to ``uid``; a uid without account gets its own number."""
+    try:
+        account = pwd.getpwuid(uid)
+    except KeyError:
+        return {uid}
+    return set(os.getgrouplist(account.pw_name, account.pw_gid))
+
+
+def limit(plan: BoxPlan) -> list[str]:
+    """Set rlimits, nice, umask and oom_score_adj on ourselves; returns what could not be had, in words."""
+    notes = [note for r in plan.rlimits if (note := _set_rlimit(r))]
+    if plan.nice > 0:
+        os.nice(plan.nice)
+    os.umask(plan.umask & 0o777)
+    try:
+        with open("/proc/self/oom_score_adj", "w") as f:
+            f.write(str(max(0, min(1000, plan.oom_score_adj))))
+    except OSError as e:
+        notes.append(f"oom_score_adj {plan.oom_score_adj}: {e.strerror}")
+    return notes
+
+
+def _set_rlimit(wanted: Rlimit) -> str:
+    """One limit, clamped to our own hard limit: raising that takes CAP_SYS_RESOURCE, which we may lack."""
+    which = getattr(resource, f"RLIMIT_{wanted.name}", None)
+    if which is None:
+        return f"rlimit {wanted.name}: not known here"
+    top = resource.getrlimit(which)[1]
+    hard = _lower(wanted.hard, top)
+    resource.setrlimit(which, (_lower(wanted.soft, hard), hard))
+    return "" if hard == wanted.hard else f"rlimit {wanted.name}: {wanted.hard} clamped to {hard}"
+
+
+def _lower(a: int, b: int) -> int:
+    if resource.RLIM_INFINITY in (a, b):
+        return b if a == resource.RLIM_INFINITY else a
+    return min(a, b)
+
+
+def become(identity: Identity) -> None:
+    """Take the job user's ids and lose every privilege for good. Raises OSError; then exit, do not go on."""
+    if os.geteuid() == 0:
+        syscalls.drop_bounding_set()
+        os.setgroups(sorted({identity.gid, *identity.groups}))
+        os.setresgid(identity.gid, identity.gid, identity.gid)
+        os.setresuid(identity.uid, identity.uid, identity.uid)
+        _no_way_back(identity)
+    syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # no ptrace and no /proc/PID/mem from the job
+
+
+def _no_way_back(identity: Identity) -> None:
+    if os.getresuid() != (identity.uid,) * 3 or os.getresgid() != (identity.gid,) * 3:
+        raise PermissionError(1, "the ids did not change")
+    try:
+        os.setuid(0)
+    except PermissionError:
+        return
+    raise PermissionError(1, "root can be had back")
