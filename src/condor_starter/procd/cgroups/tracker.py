@@ -25,6 +25,7 @@ from condor_starter.procd.cgroups.v2 import V2
 __all__ = ["Base", "CgroupError", "Tracker", "base", "remove_base"]
 
 _NAP = 0.02  # seconds between looks while waiting for what no file announces
+_V2_FREEZE = 0.25  # seconds for v2 to freeze alone: twice what a live fork bomb of 1000 needs
 _SHOWN = 5  # processes that a message about leftovers names
 
 
@@ -141,8 +142,8 @@ class Tracker:
         return unified + self._v1.join_files()
 
     def limit(self, limits: Limits) -> list[str]:
-        """Set the limits; notes in words of what could not be had, naming file and data."""
-        notes = []
+        """Set the limits; notes in words, ``create``'s included, of what could not be had: file and data."""
+        notes = list(self.notes)
         if limits.memory is not None or limits.swap is not None:
             part = self._part("memory")
             notes += part.limit_memory(limits) if part else ["memory limit: no memory controller here"]
@@ -200,16 +201,17 @@ class Tracker:
     def freeze(self, timeout: float) -> bool:
         """Stop everything; True when all of it has stopped within ``timeout`` seconds.
 
-        v2 first: a process that v1 has frozen never gets to v2's frozen state. v1 is asked as well when there
-        are processes that only it knows.
+        v1 is asked as well when there are processes that only it knows, or that it froze before: those never
+        get to v2's frozen state.
         """
         end = time.monotonic() + timeout
         if self._v2 is not None and self._v2.freeze():
-            if not self._until(self._v2.frozen, end):
-                return False
-            if not self._only_v1():
+            alone = end if not self._v1.freezer else min(end, time.monotonic() + _V2_FREEZE)
+            if self._until(self._v2.frozen, alone) and not self._only_v1():
                 return True
-        return self._v1.freeze() and self._until(self._v1.frozen, end)
+        if self._v1.freeze():
+            return self._until(self._v1.frozen, end)
+        return not self.populated()
 
     def thaw(self) -> None:
         """Let everything run again, sub-cgroups that were frozen by themselves included."""

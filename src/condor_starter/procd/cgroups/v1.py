@@ -24,7 +24,7 @@ class V1:
     def __init__(self, dirs: dict[str, str]) -> None:
         self.dirs = dirs
         self.paths = tuple(dict.fromkeys(dirs.values()))  # co-mounted controllers share one
-        self._freezer = dirs.get("freezer", "")
+        self.freezer = dirs.get("freezer", "")
 
     def join_files(self) -> list[str]:
         """The files into which a process writes "0" to join."""
@@ -66,20 +66,20 @@ class V1:
 
     def freeze(self) -> bool:
         """Ask for FROZEN; False when there is no freezer."""
-        return bool(self._freezer) and files.offer(f"{self._freezer}/freezer.state", "FROZEN")
+        return bool(self.freezer) and files.offer(f"{self.freezer}/freezer.state", "FROZEN")
 
     def frozen(self) -> bool:
         """Whether every process of the freezer's subtree has stopped; a vanished cgroup counts as stopped."""
-        if not self._freezer:
+        if not self.freezer:
             return False
-        state = files.read(f"{self._freezer}/freezer.state")
+        state = files.read(f"{self.freezer}/freezer.state")
         return state is None or state.startswith(b"FROZEN")
 
     def thaw(self) -> None:
         """Thaw the subtree, parents first: a sub-cgroup that froze by itself stays frozen otherwise."""
-        if not self._freezer:
+        if not self.freezer:
             return
-        for fd in files.walk(self._freezer):
+        for fd in files.walk(self.freezer):
             files.offer("freezer.state", "THAWED", fd)
 
     def kill(self) -> None:
