@@ -22,11 +22,22 @@ MAX_TEXT = 2 << 20
 """Characters of one string; the kernel takes no longer argument list."""
 
 FUNCTIONS = frozenset(
-    re.findall(
-        r"\w+",
-        "abs bool ceiling floor ifThenElse int isBoolean isError isInteger isReal isString isUndefined "
-        "max min pow quantize real round size sum".lower(),
-    )
+    {
+        *("abs", "bool", "ceiling", "floor", "ifthenelse", "int", "isboolean", "iserror", "isinteger"),
+        *(
+            "isreal",
+            "isstring",
+            "isundefined",
+            "max",
+            "min",
+            "pow",
+            "quantize",
+            "real",
+            "round",
+            "size",
+            "sum",
+        ),
+    }
 )
 """Functions that an evaluated expression may call: none of them makes long text or runs for long."""
 
@@ -114,6 +125,24 @@ def names(ad: ClassAd, name: str) -> tuple[str, ...] | None:
     if joined is None:
         return None
     return tuple(word for piece in joined.split(",") if (word := piece.strip()))
+
+
+def evaluate(expression: str, machine: ClassAd, job: ClassAd) -> Any:
+    """An admin's ``expression`` over MY = the machine's ad and TARGET = the job's; None = undefined.
+
+    The admin may write what he likes; attributes of the job that he names are bounded as everywhere.
+    Raises :class:`BadAttribute`.
+    """
+    for match in _TOKEN.finditer(expression):
+        if match[1] and not match[2] and match[1] in job:
+            check_cost(job, match[1])
+    try:
+        value = classad2.ExprTree(expression).eval(machine, job)
+    except classad2.ClassAdException:
+        raise BadAttribute(f"{expression[:60]} cannot be evaluated: correct the expression.") from None
+    if value is classad2.Value.Error:
+        raise BadAttribute(f"{expression[:60]} evaluates to an error: correct the expression.")
+    return None if value is classad2.Value.Undefined else value
 
 
 def check_cost(ad: ClassAd, name: str) -> None:

@@ -17,7 +17,7 @@ _DEFAULT_CONFIG = "/etc/condor/condor_config"
 
 
 def pool_configuration(environ: Mapping[str, str], local_name: str = "") -> dict[str, str]:
-    """What the pool's configuration sets, names in capitals; empty where no HTCondor is installed or configured.
+    """What the pool's configuration sets, names in capitals; empty where HTCondor is not configured.
 
     HTCondor's own defaults are left out: ours are in knobs.yaml. Values for the starter alone
     (``STARTER.NAME``, ``<local name>.NAME``) take the place of general ones. Read once a process.

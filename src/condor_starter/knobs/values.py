@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import classad2
+
 _SIZE = re.compile(r"\s*(\d+)\s*([kmgt]?)(?:i?b|bytes)?\s*", re.IGNORECASE)
 _TRUE = frozenset({"true", "yes", "on", "t", "y", "1"})
 _FALSE = frozenset({"false", "no", "off", "f", "n", "0"})
@@ -28,10 +30,10 @@ def _text(value: Any) -> str:
 def _integer(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    try:
-        return int(_plain(value))
-    except ValueError:
-        raise ValueError(f"expected a whole number, found {_what(value)}") from None
+    found = _calculated(_plain(value))
+    if found is None or found != int(found):
+        raise ValueError(f"expected a whole number, found {_what(value)}")
+    return int(found)
 
 
 def _size(value: Any) -> int:
@@ -45,10 +47,23 @@ def _size(value: Any) -> int:
 def _number(value: Any) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
+    found = _calculated(_plain(value))
+    if found is None:
+        raise ValueError(f"expected a number, found {_what(value)}")
+    return found
+
+
+def _calculated(text: str) -> float | None:
+    """A number as condor_config may have it: ``600`` or ``10 * 60``; None if it is none."""
     try:
-        return float(_plain(value))
+        return float(text)
     except ValueError:
-        raise ValueError(f"expected a number, found {_what(value)}") from None
+        pass
+    try:
+        value = classad2.ExprTree(text).eval()
+    except (classad2.ClassAdException, ValueError):
+        return None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _flag(value: Any) -> bool:
