@@ -42,14 +42,16 @@ class OomV1:
 
         Never falls, although a sub-cgroup that is removed takes its count along.
         """
-        count = files.field(self._control.read() or b"", b"oom_kill") or 0
+        own = files.field(self._control.read() or b"", b"oom_kill") or 0
+        inner = 0
         if files.nested(self._path):
-            count = sum(_oom_kill(fd) for fd in files.walk(self._path))
-        self._kills = max(self._kills, count)
+            inner = sum(_oom_kill(fd) for fd in files.walk(self._path)) - own
+        self._seen = self._seen or inner > 0  # a sub-cgroup's own limit, which no event tells us of
+        self._kills = max(self._kills, own + inner)
         return self._kills
 
     def struck(self) -> bool:
-        """Whether the limit of the box itself was hit and a process was killed for it."""
+        """Whether the limit of the box, or one beneath it, was hit and a process was killed for it."""
         if self._event >= 0:
             try:
                 self._seen = os.eventfd_read(self._event) > 0 or self._seen
