@@ -107,7 +107,7 @@ stop() {
     fi
     # a killed dockerd leaves its containerd and shims behind: all of them name DE_DIR in their arguments
     for d in /proc/[0-9]*; do
-        [ "${d#/proc/}" != $$ ] && case "$(tr '\0' ' ' <"$d/cmdline" 2>/dev/null)" in
+        [ "${d#/proc/}" != $$ ] && case "$(cat "$d/cmdline" 2>/dev/null | tr "\0" " ")" in
             containerd*"$DE_DIR/exec/"*|*containerd-shim*"$DE_DIR/exec/"*|docker-proxy*"$DE_DIR/"*) kill -9 "${d#/proc/}" 2>/dev/null ;;
         esac
     done

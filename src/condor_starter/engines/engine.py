@@ -1,0 +1,408 @@
+"""A docker engine on this machine, by its HTTP API through the ``docker`` package.
+
+The package is blocking and slow to import: it is imported by the first call, and every call runs in a small
+pool of threads that all jobs share. Only unix sockets: the scratch directory and the cgroup of a container
+are this machine's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from condor_starter.engines.events import Events, Watch
+from condor_starter.engines.owner import is_dead
+from condor_starter.isolation.boxplan import Usage
+from condor_starter.isolation.docker import (
+    BOX_LABEL,
+    LABEL,
+    OWNER_LABEL,
+    ContainerSpec,
+    EngineFacts,
+    cannot_create,
+    cannot_pull,
+    cannot_run,
+    engine_failed,
+    usage_of,
+)
+from condor_starter.knobs import Knobs
+
+DEFAULT_HOST = "unix:///var/run/docker.sock"
+CALL_TIMEOUT = 60
+PULL_SILENCE = 600
+"""Seconds: one call; the longest silence of the engine while it fetches an image."""
+
+_T = TypeVar("_T")
+_NOT_EXECUTED = (126, 127)
+
+
+class EngineError(Exception):
+    """The engine refused (``status``: its HTTP status) or could not be asked (0), and its words."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerState:
+    """A container as the engine describes it."""
+
+    id: str
+    status: str  # created, running, paused, exited, dead ...
+    code: int
+    oom_killed: bool
+    error: str
+
+
+class DockerEngine:
+    """One engine. Methods raise :class:`JobError` with the right blame unless they say otherwise."""
+
+    def __init__(self, host: str = DEFAULT_HOST) -> None:
+        self.host = host
+        self.facts: EngineFacts | None = None  # of the last probe
+        self._clients = threading.local()
+        self._made: list[Any] = []  # every thread's client, to be closed
+        self._calls = ThreadPoolExecutor(4, "docker-call")
+        self._pulls = ThreadPoolExecutor(2, "docker-pull")
+        self._swept = False
+        self.events = Events(self._open_events)
+
+    @classmethod
+    def find(cls, knobs: Knobs, environ: Mapping[str, str] | None = None) -> DockerEngine:
+        """The engine that the knob DOCKER_HOST, the variable of that name or the default names. No I/O."""
+        environ = os.environ if environ is None else environ
+        return cls(knobs.text("DOCKER_HOST") or environ.get("DOCKER_HOST", "") or DEFAULT_HOST)
+
+    async def probe(self) -> EngineFacts:
+        """Ask the engine who it is. Never raises: without a usable engine the facts say why."""
+        reason = _unreachable(self.host)
+        if not reason:
+            try:
+                self.facts = await self._call(lambda api: _facts(api.version(), api.info()))
+                return self.facts
+            except EngineError as e:
+                reason = f"the docker engine at {self.host} does not answer as one: {e.text}"
+        self.facts = EngineFacts(reason=reason)
+        return self.facts
+
+    async def need_image(self, image: str, pull: str = "") -> None:
+        """Have ``image`` here: fetch it if it is missing (or always, or never). Hold 35 if it cannot be."""
+        if pull != "always" and await self._has_image(image):
+            return
+        if pull == "never":
+            raise cannot_pull(image, "it is not on this machine, and the job's pull policy is never")
+        try:
+            await self._call(lambda api: _pull(api, image), pulling=True)
+        except EngineError as e:
+            if e.status == 0 and _unreachable(self.host):
+                raise engine_failed(f"cannot pull image {image}", e.text) from e
+            raise cannot_pull(image, e.text) from e
+
+    async def create(self, spec: ContainerSpec) -> str:
+        """Make the container; returns its id. A leftover of the same name is removed first."""
+        try:
+            return await self._create(spec)
+        except EngineError as e:
+            if e.status in (400, 404):
+                raise cannot_create(spec.image, e.text) from e
+            raise engine_failed("cannot create the container", e.text) from e
+
+    async def attach(self, container: str, stdin: bool) -> socket.socket:
+        """The container's multiplexed output, and its input; non-blocking, the caller's to close."""
+        try:
+            return await self._call(lambda api: _attach(api, container, stdin))
+        except EngineError as e:
+            raise engine_failed("cannot attach to the container", e.text) from e
+
+    async def watch(self, container: str) -> Watch:
+        """What happens to the container from now on."""
+        try:
+            return await self.events.watch(container)
+        except EngineError as e:
+            raise engine_failed("cannot watch the container", e.text) from e
+
+    async def start(self, container: str) -> None:
+        """Run it. A command that cannot be executed holds the job, anything else is the engine's fault."""
+        try:
+            await self._call(lambda api: api.start(container))
+        except EngineError as e:
+            state = await self.state(container)
+            if state is not None and state.code in _NOT_EXECUTED:
+                raise cannot_run(e.text) from e
+            raise engine_failed("cannot start the container", e.text) from e
+
+    async def state(self, container: str) -> ContainerState | None:
+        """The container as it is now; None if there is none."""
+        try:
+            return await self._call(lambda api: _state(api.inspect_container(container)))
+        except EngineError as e:
+            if e.status == 404:
+                return None
+            raise engine_failed("cannot inspect the container", e.text) from e
+
+    async def signal(self, container: str, number: int) -> None:
+        """Send a signal to the container's main process (by its init, if it has one)."""
+        await self._quietly(lambda api: api.kill(container, number), "cannot signal the container", 404, 409)
+
+    async def pause(self, container: str) -> None:
+        """The engine's own suspend, where the container is not in a cgroup of ours."""
+        await self._quietly(lambda api: api.pause(container), "cannot pause the container")
+
+    async def unpause(self, container: str) -> None:
+        """Continue after :meth:`pause`."""
+        await self._quietly(lambda api: api.unpause(container), "cannot unpause the container")
+
+    async def usage(self, container: str) -> Usage:
+        """The engine's own count, where the container is not in a cgroup of ours."""
+        try:
+            return await self._call(lambda api: usage_of(api.stats(container, stream=False)))
+        except EngineError as e:
+            raise engine_failed("cannot measure the container", e.text) from e
+
+    async def remove(self, container: str) -> None:
+        """Kill and remove the container and its anonymous volumes; one that is gone already is no error."""
+        remove = lambda api: api.remove_container(container, v=True, force=True)  # noqa: E731
+        await self._quietly(remove, "cannot remove the container", 404)
+
+    async def remove_box(self, box: str, name: str) -> None:
+        """The same for the container ``name``, but only if it was made for ``box``."""
+        try:
+            found = await self._call(lambda api: _labels(api.inspect_container(name)))
+        except EngineError as e:
+            if e.status == 404:
+                return
+            raise engine_failed("cannot inspect the container", e.text) from e
+        if found.get(BOX_LABEL) == box:
+            await self.remove(name)
+
+    async def sweep(self) -> list[str]:
+        """Remove what dead starters left, running or not, at the first call; the containers' ids."""
+        if self._swept:
+            return []
+        self._swept = True
+        try:
+            left = await self._call(_orphans)
+        except EngineError as e:
+            raise engine_failed("cannot list containers", e.text) from e
+        for container in left:
+            await self.remove(container)
+        return left
+
+    async def close(self) -> None:
+        """Let go of the engine: its event stream and our threads."""
+        self.events.close()
+        while self._made:
+            self._made.pop().close()
+        self._calls.shutdown(wait=False, cancel_futures=True)
+        self._pulls.shutdown(wait=False, cancel_futures=True)
+
+    async def _has_image(self, image: str) -> bool:
+        try:
+            await self._call(lambda api: api.inspect_image(image))
+        except EngineError as e:
+            if e.status == 404:
+                return False
+            if e.status == 400:
+                raise cannot_pull(image, e.text) from e
+            raise engine_failed(f"cannot look for image {image}", e.text) from e
+        return True
+
+    async def _create(self, spec: ContainerSpec) -> str:
+        try:
+            return await self._call(lambda api: _create(api, spec))
+        except EngineError as e:
+            if e.status != 409 or not await self._is_leftover(spec.name):
+                raise
+        await self.remove(spec.name)
+        return await self._call(lambda api: _create(api, spec))
+
+    async def _is_leftover(self, name: str) -> bool:
+        """A stopped container of a starter, which no living box can own: names are unique to a box."""
+        return await self._call(lambda api: _stopped_and_ours(api.inspect_container(name)))
+
+    async def _quietly(self, work: Callable[[Any], object], what: str, *ignored: int) -> None:
+        try:
+            await self._call(work)
+        except EngineError as e:
+            if e.status not in ignored:
+                raise engine_failed(what, e.text) from e
+
+    async def _call(self, work: Callable[[Any], _T], *, pulling: bool = False) -> _T:
+        """Run ``work(client)`` in a thread. A cancelled call is waited for: what it made must be known."""
+        loop = asyncio.get_running_loop()
+        pool = self._pulls if pulling else self._calls
+        call = loop.run_in_executor(pool, self._guarded, work, PULL_SILENCE if pulling else CALL_TIMEOUT)
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            if not pulling:  # an image that arrives late does no harm
+                await asyncio.wait([call])
+            raise
+
+    def _guarded(self, work: Callable[[Any], _T], timeout: int) -> _T:
+        import requests
+        import urllib3
+        from docker.errors import APIError, DockerException
+
+        try:
+            return work(self._client(timeout))
+        except APIError as e:
+            raise EngineError(e.status_code or 0, _words(e.explanation) or str(e)) from e
+        except (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as e:
+            raise EngineError(0, str(e)) from e
+        except (ValueError, LookupError, TypeError, AttributeError) as e:
+            # the package indexes replies unchecked: an engine that talks nonsense ends here
+            raise EngineError(0, f"not a docker engine's answer: {e!r}") from e
+
+    def _client(self, timeout: int) -> Any:
+        """This thread's client (a requests session is not for several threads), made on first use."""
+        client = getattr(self._clients, "client", None)
+        if client is None:
+            from docker import APIClient
+
+            client = self._clients.client = APIClient(base_url=self.host, version="auto", timeout=timeout)
+            self._made.append(client)
+        return client
+
+    def _open_events(self, filters: dict[str, Any]) -> Any:
+        return self._guarded(lambda api: api.events(filters=filters, decode=True), CALL_TIMEOUT)
+
+
+def _words(explanation: Any) -> str:
+    return explanation.decode(errors="replace") if isinstance(explanation, bytes) else str(explanation or "")
+
+
+def _unreachable(host: str) -> str:
+    """Why nobody can be there, without asking; "" if somebody may."""
+    if not host.startswith("unix://"):
+        return f"DOCKER_HOST is {host}: only an engine of this machine (unix://...) can be used"
+    path = Path(host.removeprefix("unix://"))
+    try:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            return f"{path} is not a socket"
+        if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+            return (
+                f"{path}: permission denied for uid {os.geteuid()}: "
+                f"make it a member of the socket's group {path.stat().st_gid} (docker, as a rule)"
+            )
+    except OSError as e:
+        return f"no docker engine at {path}: {e.strerror}"
+    return ""
+
+
+def _facts(version: Any, info: Any) -> EngineFacts:
+    if not isinstance(version, dict) or not isinstance(info, dict) or not version.get("Version"):
+        return EngineFacts(reason="the docker engine tells no version")
+    options = [str(o) for o in info.get("SecurityOptions") or []]
+    return EngineFacts(
+        version=str(version["Version"]),
+        build=str(version.get("GitCommit") or ""),
+        cgroup_driver=str(info.get("CgroupDriver") or ""),
+        rootless=any("rootless" in o for o in options),
+    )
+
+
+def _labels(found: Any) -> dict[str, str]:
+    return found["Config"]["Labels"] or {}
+
+
+def _stopped_and_ours(found: Any) -> bool:
+    return _labels(found).get(LABEL) == "True" and not found["State"]["Running"]
+
+
+def _state(found: Any) -> ContainerState:
+    state = found["State"]
+    return ContainerState(
+        id=str(found["Id"]),
+        status=str(state.get("Status")),
+        code=int(state.get("ExitCode") or 0),
+        oom_killed=bool(state.get("OOMKilled")),
+        error=str(state.get("Error") or ""),
+    )
+
+
+def _pull(api: Any, image: str) -> None:
+    """Fetch one image; the engine tells failures in the progress stream, after its 200."""
+    repository, tag = _split(image)
+    for line in api.pull(repository, tag=tag, stream=True, decode=True):
+        if isinstance(line, dict) and line.get("error"):
+            raise EngineError(404, str(line["error"]))
+
+
+def _orphans(api: Any) -> list[str]:
+    found = api.containers(all=True, filters={"label": [f"{LABEL}=True", OWNER_LABEL]})
+    return [str(c["Id"]) for c in found if is_dead(str(c["Labels"].get(OWNER_LABEL)))]
+
+
+def _split(image: str) -> tuple[str, str]:
+    """("registry:port/name", "tag" or "sha256:...") of a full reference."""
+    if "@" in image:
+        name, _, digest = image.partition("@")
+        colon = name.rfind(":")
+        return (name[:colon] if colon > name.rfind("/") else name), digest
+    name, _, tag = image.rpartition(":")
+    return name, tag
+
+
+def _create(api: Any, spec: ContainerSpec) -> str:
+    reply = api.create_container(
+        spec.image,
+        command=None if spec.command is None else list(spec.command),
+        entrypoint=None if spec.entrypoint is None else list(spec.entrypoint),
+        environment=list(spec.environment),
+        hostname=spec.hostname or None,
+        user=spec.user,
+        working_dir=spec.workdir,
+        stdin_open=spec.stdin,
+        labels=dict(spec.labels),
+        name=spec.name,
+        host_config=_host_config(api, spec),
+        use_config_proxy=False,  # the job's environment is exactly the plan's
+    )
+    return str(reply["Id"])
+
+
+def _host_config(api: Any, spec: ContainerSpec) -> Any:
+    from docker.types import LogConfig, Mount
+
+    mounts = [
+        Mount(v.target, v.source, type="bind", read_only=v.read_only, propagation="rprivate")
+        for v in spec.volumes
+    ]
+    return api.create_host_config(
+        mounts=mounts,
+        mem_limit=spec.memory,
+        memswap_limit=spec.memory_swap,
+        cpu_shares=spec.cpu_shares,
+        pids_limit=spec.pids,
+        cap_drop=list(spec.cap_drop),
+        cap_add=list(spec.cap_add),
+        security_opt=list(spec.security_opt),
+        group_add=[str(g) for g in spec.groups],
+        init=spec.init,
+        network_mode=spec.network or None,
+        cgroup_parent=spec.cgroup_parent or None,
+        shm_size=spec.shm_size,
+        oom_score_adj=spec.oom_score_adj,
+        log_config=LogConfig(type=spec.log_driver) if spec.log_driver else None,
+    )
+
+
+def _attach(api: Any, container: str, stdin: bool) -> socket.socket:
+    params = {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1}
+    raw = api.attach_socket(container, params=params)
+    ours = socket.socket(fileno=os.dup(raw.fileno()))  # without the package's reader and its timeouts
+    ours.setblocking(False)
+    raw._sock.close()  # a SocketIO's close alone leaves its socket open
+    raw.close()
+    return ours
