@@ -400,8 +400,6 @@ class Box:
         if ended := facts.get("exit"):
             self.exit = BoxExit(**{**ended, "usage": Usage(**ended["usage"])})
             self.state = State.EXITED
-        elif dirs and self._kind == "container":
-            self.state = State.RUNNING
         elif facts.get("pid"):
             self.state = State.RUNNING
             self._rejoin(facts["pid"], facts["started"])
