@@ -178,7 +178,7 @@ def _spec(ad: ClassAd, filesystem_domain: str, transfers: bool) -> JobSpec:
         iwd=_path(ad, "Iwd") or "",
         streams=Streams(_path(ad, "In"), _path(ad, "Out"), _path(ad, "Err")),
         transfer_files=moves,
-        transfer_executable=attributes.flag(ad, "TransferExecutable", True),
+        transfer_executable=moves and attributes.flag(ad, "TransferExecutable", True),
         transfer_input=attributes.names(ad, "TransferInput") or (),
         transfer_output=attributes.names(ad, "TransferOutput"),
         kill_sig=kill,
@@ -316,7 +316,7 @@ def _docker(ad: ClassAd) -> DockerSpec | None:
 
 
 def _image(image: str) -> str:
-    """With a tag: ``:latest`` unless there is a tag or a digest. A ``:`` before a ``/`` is a registry's port."""
+    """With a tag: ``:latest`` unless there is a tag or a digest. A ``:`` before ``/`` is a port."""
     if not image.strip():
         raise BadAttribute('DockerImage is missing: write DockerImage = "name:tag".')
     last = image.rpartition("/")[2]

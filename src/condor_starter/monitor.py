@@ -57,7 +57,7 @@ class Watch:
         self.vacate_seconds = knobs.number("MACHINEMAXVACATETIME")
 
     def began(self, pid: int, started_at: float, cgroup: bool) -> None:
-        """The job runs: its pid as the host sees it, when (wall clock), and whether a cgroup holds its limits."""
+        """The job runs: its pid as the host sees it, since when (wall clock), whether a cgroup limits it."""
         self._pid, self._started_at, self._cgroup = pid, started_at, cgroup
         self._start = time.monotonic() - max(0.0, report.wall_clock() - started_at)
 
@@ -186,7 +186,7 @@ class Watch:
 
 
 async def unless_stopped(
-    work: Coroutine[Any, Any, T], requests: asyncio.Queue[Request], soft: bool = True
+    work: Coroutine[Any, Any, T], requests: asyncio.Queue[Request], *, soft: bool = True
 ) -> T:
     """Do ``work`` unless a request ends the job meanwhile; then ``work`` is cancelled and Stopped raised.
 
@@ -195,12 +195,12 @@ async def unless_stopped(
     ends = _ENDS if soft else _HARD
     task = asyncio.ensure_future(work)
     try:
-        while True:
+        while not task.done():
             asked = asyncio.ensure_future(requests.get())
             await asyncio.wait({task, asked}, return_when=asyncio.FIRST_COMPLETED)
             if not asked.cancel() and asked.result().ask in ends:
                 raise Stopped(asked.result())
-            if task.done():
-                return task.result()
+        return task.result()
     finally:
-        task.cancel()
+        if task.cancel():
+            await asyncio.wait({task}, timeout=UPDATE_SECONDS)

@@ -6,22 +6,38 @@ with one that an earlier process started.
 
 from __future__ import annotations
 
-import json
+import asyncio
+import errno
 import os
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from condor_starter.communicators.base import Communicator, Outcome
-from condor_starter.job import Hold, JobError
+from condor_starter import draft, report
+from condor_starter.communicators.base import Ask, Communicator, Outcome
+from condor_starter.isolation.boxplan import BoxExit, BoxPlan, from_wire, to_wire
+from condor_starter.isolation.docker import out_of_memory as docker_out_of_memory
+from condor_starter.isolation.facts import Capabilities, capabilities
+from condor_starter.isolation.select import Backend
+from condor_starter.job import Blame, Hold, JobError, JobSpec, spec_from_ad
 from condor_starter.knobs import Knobs
 from condor_starter.log import StarterLog
-from condor_starter.procd.client import Procd
+from condor_starter.monitor import Stopped, Watch, unless_stopped
+from condor_starter.procd.client import Procd, ProcdError, ProcdGone
+from condor_starter.record import STAGES, JobRecord
+from condor_starter.runner import BoxRunner, Runner
+from condor_starter.sandbox import contents, trust
+from condor_starter.sandbox.interpreter import missing_interpreter
+from condor_starter.sandbox.machine import host_name
 
 if TYPE_CHECKING:
-    from condor_starter.engines.docker import DockerEngine  # type: ignore
+    from condor_starter.engines.docker import DockerEngine
+
+__all__ = ["STAGES", "House", "JobRecord", "adopt_job", "run_job"]
+
+END_SECONDS = 40.0
+"""How long a box may take to become empty when a job is given up; procd itself reports after 30 s."""
 
 
 @dataclass(slots=True)
@@ -32,61 +48,348 @@ class House:
     knobs: Knobs
     facts: dict[str, Any]  # procd's facts about this machine (its hello reply)
     engine: DockerEngine | None = None
-    reconnect: Callable[[], Awaitable[Procd]] | None = None
-    """Called when procd went away under a running job; returns a connection to the next one (and the caller
-    puts it into ``procd``). None: a private procd, the job ends with it."""
 
-
-STAGES = ("accepted", "prepared", "running", "ended", "reported")
-
-
-@dataclass(slots=True)
-class JobRecord:
-    """The state of one job that survives this process: JSON-able, saved whole at each change of stage."""
-
-    id: str  # the source's name for the job, e.g. "12.0"
-    box: str = ""  # procd's name for its box
-    stage: str = "accepted"  # one of STAGES
-    ad: str = ""  # the job's ad, old syntax
-    started_at: float | None = None  # wall clock
-    plan: dict[str, Any] = field(default_factory=dict)  # backend, execute, scratch, ...: a summary
-    exit: dict[str, Any] | None = None  # BoxExit in wire form
-    path: Path | None = None  # where save() writes; None: nowhere
-
-    def save(self) -> None:
-        """Write to :attr:`path`: a temporary file, then rename, so a reader sees a whole state."""
-        if self.path is None:
-            return
-        state = asdict(self)
-        del state["path"]
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text(json.dumps(state), encoding="utf-8")
-        os.replace(temporary, self.path)
-
-    @classmethod
-    def load(cls, path: Path) -> JobRecord:
-        """The record at ``path``; raises OSError or ValueError."""
-        state = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(state, dict):
-            raise ValueError(f"{path}: not a job record")
-        return cls(**state, path=path)
-
-    def advance(self, stage: str) -> None:
-        """Enter ``stage`` and save."""
-        self.stage = stage
-        self.save()
+    def capabilities(self) -> Capabilities:
+        """What this machine can do, typed."""
+        found = self.engine.facts if self.engine is not None else None
+        if found is None:
+            return capabilities(self.facts)
+        return capabilities(self.facts, found.version, found.reason)
 
 
 async def run_job(
     house: House, comm: Communicator, log: StarterLog, record: JobRecord | None = None
 ) -> Outcome:
     """Run one job from its ad to its final report. Never raises for the job's sake: see Outcome.error."""
-    record = record or JobRecord(id=f"{os.getpid()}.{time.monotonic_ns()}")
-    outcome = Outcome(error=JobError(Hold.STARTER_ERROR, 0, "This starter cannot run jobs yet."))
-    await comm.close()
-    return outcome
+    job = _Job(house, comm, log, record or JobRecord(id=f"{os.getpid()}.{time.monotonic_ns()}"))
+    return await job.through(job.understand, job.prepare, job.execute, job.watch, job.bring_back)
 
 
 async def adopt_job(house: House, comm: Communicator, log: StarterLog, record: JobRecord) -> Outcome:
-    """Continue with a job whose box an earlier process started; the same end as :func:`run_job`."""
-    return await run_job(house, comm, log, record)
+    """Continue with a job whose box an earlier process made; the same end as :func:`run_job`.
+
+    A box in which nothing was started yet is removed, and the job begins anew.
+    """
+    job = _Job(house, comm, log, record)
+    if record.stage in ("accepted", "prepared"):
+        await job.forget()
+        return await run_job(house, comm, log, record)
+    return await job.through(job.understand, job.rejoin, job.watch, job.bring_back)
+
+
+class _Job:
+    """One job on its way; the methods are the stations, in order."""
+
+    def __init__(self, house: House, comm: Communicator, log: StarterLog, record: JobRecord) -> None:
+        self.house = house
+        self.comm = comm
+        self.log = log
+        self.record = record
+        self.outcome = Outcome()
+        self.ad: Any = None
+        self.spec: JobSpec | None = None
+        self._draft: draft.Draft | None = None
+        self._plan: BoxPlan | None = None
+        self._runner: Runner | None = None
+        self._watch: Watch | None = None
+        self._made = False  # procd knows the box
+        self._running = False
+
+    async def through(self, *stations: Callable[[], Awaitable[None]]) -> Outcome:
+        """Every station until one fails, then the report: whatever happens, the job ends and is told once."""
+        try:
+            try:
+                for station in stations:
+                    await station()
+            except Stopped as e:
+                self.outcome.ended_by = e.request
+            except JobError as e:
+                self.outcome.error = e
+            except ProcdError as e:
+                self.outcome.error = self._refused(e)
+            except ProcdGone as e:
+                self.outcome.error = JobError(Hold.STARTER_ERROR, 0, str(e), Blame.SYSTEM)
+            await self._report()
+        finally:
+            await self.comm.close()
+        return self.outcome
+
+    # -- stations ---------------------------------------------------------------------------------
+
+    async def understand(self) -> None:
+        """The ad, and what will be done for it."""
+        comm, knobs = self.comm, self.house.knobs
+        self.ad = await comm.job_ad()
+        domain = knobs.text("FILESYSTEM_DOMAIN") or host_name()
+        spec = spec_from_ad(self.ad, filesystem_domain=domain, transfers=comm.name == "shadow")
+        self.spec = spec
+        self.log.say(f"Job {spec.id} set to execute immediately")
+        scratch = self.record.plan.get("scratch") or comm.scratch_name()
+        source = draft.Source(
+            slot=comm.slot,
+            machine=comm.machine_ad,
+            box=self.record.box or _box_id(scratch),
+            scratch=scratch,
+            own_accounts=comm.name != "shadow"
+            or trust.own_accounts(self.ad, knobs, getattr(comm, "submit_host", "")),
+        )
+        self._draft = draft.understand(spec, self.ad, self.house.capabilities(), knobs, source)
+        self.spec = self._draft.spec
+        for line in (self._draft.choice.lines()[0], *self._draft.notes):
+            self.log.say(line)
+
+    async def prepare(self) -> None:
+        """The box's place: scratch directory, ads, input files."""
+        found = self._found()
+        site = found.site
+        self.record.box = site.box
+        self.record.plan = {
+            "backend": found.choice.backend.value,
+            "execute": site.execute,
+            "scratch": site.scratch,
+            "cgroup": found.cgroup,
+            "user": site.identity.name,
+        }
+        self.record.advance("accepted")  # before the box exists: who adopts the job finds the box
+        path = await self.house.procd.make(site.box, found.kind, site.execute, site.scratch, found.cgroup)
+        self._made = True
+        contents.write_ads(path, self.ad, site.machine)
+        await unless_stopped(self.comm.fetch_inputs(found.spec, path), self.comm.requests)
+        self.record.advance("prepared")
+
+    async def execute(self) -> None:
+        """Build the box and start the job."""
+        found = self._found()
+        streams = self.comm.streams(found.spec, found.cwd)
+        passed = self.comm.stream_fds()
+        index = {name: i for i, name in enumerate(passed)}
+        self._plan = plan = draft.box_plan(found, streams, index, os.environ)
+        runner = self._make_runner(plan, list(passed.values()))
+        self._log_plan(plan)
+        await self.comm.executing(found.spec)
+        self._running = True  # from here on there may be something to kill
+        try:
+            started = await runner.start()
+        except ProcdError as e:
+            self._running = False
+            raise await self._start_failed(e, plan) from e
+        self.outcome.started_at = report.wall_clock()
+        self.record.started_at = self.outcome.started_at
+        self.record.plan["pid"] = started.pid
+        self.record.advance("running")
+        for note in started.notes:
+            self.log.say(note)
+        self.log.say(f"Create_Process succeeded, pid={started.pid}")
+        self._begin_watch(runner, started.pid, self.outcome.started_at)
+
+    async def rejoin(self) -> None:
+        """In the place of prepare and execute: the box is there, and procd knows it."""
+        found = self._found()
+        self._made = self._running = True
+        streams = self.comm.streams(found.spec, found.cwd)
+        self._plan = plan = draft.box_plan(found, streams, {}, os.environ)
+        self.outcome.started_at = self.record.started_at
+        pid = int(self.record.plan.get("pid", 0))
+        self.log.say(f"Adopted box {self.record.box}, pid={pid}")
+        self._begin_watch(self._make_runner(plan, []), pid, self.record.started_at or report.wall_clock())
+
+    async def watch(self) -> None:
+        """Until everything in the box is dead; then what its end means."""
+        assert self._watch is not None
+        if self.record.exit is not None:  # it had ended before the earlier process did
+            ended: BoxExit = from_wire(BoxExit, self.record.exit, "exit")
+        else:
+            ended = await self._watch.until_end()
+        self._running = False
+        self.outcome.ended_by = self._watch.ended_by
+        self._take_exit(ended)
+        self.record.exit = to_wire(ended)
+        self.record.advance("ended")
+        self._judge(ended)
+
+    async def bring_back(self) -> None:
+        """The outputs, if the job's end is one that brings any."""
+        found = self._found()
+        if not found.spec.transfer_files or not self._wants_outputs():
+            return
+        worker = await self.house.procd.worker(found.site.box)
+        try:
+            await unless_stopped(self.comm.send_outputs(found.spec, worker), self.comm.requests, soft=False)
+        finally:
+            worker.close()
+
+    async def forget(self) -> None:
+        """Remove a box that an earlier process made and did not start."""
+        if self.record.box:
+            try:
+                await self.house.procd.destroy(self.record.box)
+            except ProcdError as e:
+                self.log.say(f"Box {self.record.box} of an earlier process: {e.text}")
+        self.record.box = ""
+        self.record.plan = {}
+
+    # -- how it ended -----------------------------------------------------------------------------
+
+    def _take_exit(self, ended: BoxExit) -> None:
+        assert self._watch is not None
+        self._watch.tally.add(ended.usage, time.monotonic())
+        self.outcome.usage = ended.usage
+        self.outcome.duration = ended.duration_usec / 1e6
+        if ended.status >= 0:
+            self.outcome.status = ended.status
+            pid = self.record.plan.get("pid", 0)
+            self.log.say(f"Process exited, pid={pid}, {report.describe_status(ended.status)}")
+        elif ended.killed:
+            self.outcome.status = 9
+        if ended.leftovers:
+            self.log.say(f"Killed {ended.leftovers} processes that the job left behind")
+        if ended.error:
+            self.log.say(f"The end of the box: {ended.error}")
+
+    def _judge(self, ended: BoxExit) -> None:
+        """Raise the JobError that this end amounts to, if it does."""
+        if self.outcome.ended_by is not None:
+            return
+        assert self._plan is not None
+        if ended.oom:
+            raise self._out_of_memory(ended, self._plan)
+        if ended.status < 0:
+            raise report.box_lost(ended)
+
+    def _out_of_memory(self, ended: BoxExit, plan: BoxPlan) -> JobError:
+        if plan.kind == "container":
+            error = docker_out_of_memory(plan.limits.memory)
+        else:
+            always = self.house.knobs.flag("STARTER_ALWAYS_HOLD_ON_OOM")
+            error = report.out_of_memory(ended, plan.limits.memory, always)
+        self.log.say(f"Job was held due to OOM event: {error.text}")
+        return error
+
+    def _wants_outputs(self) -> bool:
+        if self.outcome.ended_by is None:
+            return True
+        when = str(self.ad.get("WhenToTransferOutput", "ON_EXIT")).upper()
+        return self.outcome.ended_by.ask is Ask.VACATE_SOFT and when == "ON_EXIT_OR_EVICT"
+
+    async def _start_failed(self, e: ProcdError, plan: BoxPlan) -> JobError:
+        interpreter = ""
+        if e.step == "exec" and e.errno == errno.ENOENT and not plan.chroot:
+            interpreter = await missing_interpreter(self.house.procd, plan)
+        return report.start_failed(e.step, e.errno, e.text, e.blame, plan, interpreter)
+
+    def _refused(self, e: ProcdError) -> JobError:
+        """procd would not do what was asked: the job is not to blame for what its plan never reached."""
+        blame = Blame.SITE if e.blame in ("user", "site") else Blame.SYSTEM
+        code = Hold.SCRATCH_DIR_ERROR if not self._made else Hold.STARTER_ERROR
+        return JobError(code, e.errno, f"condor_starter_procd, step {e.step}: {e.text}", blame)
+
+    # -- the report -------------------------------------------------------------------------------
+
+    async def _report(self) -> None:
+        ad = self._final_ad()
+        if self.outcome.error is not None:
+            self.log.say(self.outcome.error.text)
+        if self.outcome.status is not None:
+            await self._last_update(ad)
+        await self._remove_box()
+        await self.comm.finished(self.spec, self.outcome, ad)
+        self.record.advance("reported")
+        self.log.say("All jobs have exited... starter exiting")
+
+    async def _last_update(self, ad: Any) -> None:
+        try:
+            await asyncio.wait_for(self.comm.update(ad, final=True), END_SECONDS)
+        except (TimeoutError, JobError) as e:
+            self.log.say(f"The final update failed: {e or 'it was not taken in time'}")
+
+    def _final_ad(self) -> Any:
+        tally = self._watch.tally if self._watch is not None else report.Tally()
+        ad = report.usage_ad(tally, self.outcome.duration, time.monotonic())
+        if self.outcome.started_at is not None:
+            pid = int(self.record.plan.get("pid", 0))
+            cgroup = self._cgroup_enforced()
+            report.running_ad(ad, pid=pid, started_at=self.outcome.started_at, suspended=False, cgroup=cgroup)
+        if self.outcome.status is not None:
+            report.exit_ad(ad, self.outcome.status, self.outcome.duration)
+        if self.outcome.error is not None:
+            report.error_ad(ad, self.outcome.error)
+        return ad
+
+    async def _remove_box(self) -> None:
+        """Whatever became of the job, nothing of its box stays; what does is told, not waited for."""
+        if self._runner is not None and self._running:
+            await self._tried(self._kill_box(self._runner))
+        if self._runner is not None:
+            await self._tried(self._runner.close())
+        if self._made:
+            await self._tried(self._destroy(self._found().site.box))
+
+    async def _tried(self, work: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await work
+        except (ProcdError, ProcdGone, JobError, TimeoutError) as e:
+            self.log.say(f"The box could not be removed: {e or 'its processes do not die'}")
+
+    async def _kill_box(self, runner: Runner) -> None:
+        await runner.kill()
+        await runner.wait()
+
+    async def _destroy(self, box: str) -> None:
+        try:
+            await self.house.procd.destroy(box)
+        except ProcdError as e:
+            if e.step != "state":
+                raise
+            await self.house.procd.exit(box)  # a start that failed: its init is about to be gone
+            await self.house.procd.destroy(box)
+
+    # -- small things -----------------------------------------------------------------------------
+
+    def _found(self) -> draft.Draft:
+        assert self._draft is not None
+        return self._draft
+
+    def _make_runner(self, plan: BoxPlan, fds: list[int]) -> Runner:
+        if self._found().choice.backend is Backend.DOCKER:
+            self._runner = self._docker_runner(plan, fds)
+        else:
+            self._runner = BoxRunner(self.house, plan, fds)
+        return self._runner
+
+    def _docker_runner(self, plan: BoxPlan, fds: list[int]) -> Runner:
+        from condor_starter.engines.docker import DockerRunner  # only jobs with an image pay for it
+
+        assert self.house.engine is not None
+        container = draft.container(self._found(), os.environ)
+        return DockerRunner(self.house, self.house.engine, plan, container, fds, self.log.say)
+
+    def _begin_watch(self, runner: Runner, pid: int, started_at: float) -> None:
+        self._watch = Watch(runner, self.comm, self.log, self._found().spec, self.house.knobs)
+        self._watch.vacate_seconds = trust.vacate_seconds(self.ad, self.house.knobs)
+        self._watch.began(pid, started_at, self._cgroup_enforced())
+
+    def _cgroup_enforced(self) -> bool:
+        plan, can = self._plan, self._found().site.can
+        return (
+            plan is not None
+            and plan.kind != "tree"
+            and plan.limits.memory is not None
+            and "memory" in can.limits
+        )
+
+    def _log_plan(self, plan: BoxPlan) -> None:
+        spec = self._found().spec
+        self.log.say(f"Starting a {spec.universe.name} universe job with ID: {spec.id}")
+        self.log.say(f"IWD: {plan.cwd}")
+        for name, words in (("stdin", "Input"), ("stdout", "Output"), ("stderr", "Error")):
+            if path := getattr(plan, name).path:
+                self.log.say(f"{words} file: {os.path.join(plan.cwd, path)}")
+        self.log.say(f"Renice expr evaluated to {plan.nice}")
+        self.log.say(f"Running job as user {plan.identity.name or plan.identity.uid}")
+        self.log.say(f"About to exec {' '.join(plan.argv) or spec.cmd}")
+
+
+def _box_id(scratch: str) -> str:
+    """Unique on this machine, for ever: terminal records are kept under it."""
+    return f"{scratch[:44]}.{time.time_ns():x}"
