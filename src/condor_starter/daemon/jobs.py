@@ -1,0 +1,280 @@
+"""The jobs of one starterd: each is one task that runs the job's coroutine, and one directory that stays."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import traceback
+from collections import Counter, deque
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from condor_starter.communicators.api import ApiCommunicator
+from condor_starter.communicators.base import Ask, ClassAd, Outcome, Request
+from condor_starter.daemon import report
+from condor_starter.daemon.dispose import dispose_by_name
+from condor_starter.daemon.store import Folder, Store, Submission
+from condor_starter.job import Blame, Hold, JobError, JobSpec, spec_from_ad
+from condor_starter.log import StarterLog
+from condor_starter.procd.client import ProcdError, ProcdGone
+from condor_starter.starter import House, JobRecord, adopt_job, run_job
+
+KEEP_JOBS = 1000
+"""Ended jobs of one user whose records are kept; the oldest are forgotten first."""
+
+KEEP_BYTES = 256 << 20
+"""Disk that the ended jobs of one user may take in the state directory."""
+
+
+class Phase(enum.Enum):
+    """How far a job is, in the words of the API."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    ENDING = "ending"
+    DONE = "done"
+
+
+@dataclass(slots=True)
+class Job:
+    """One job as the daemon knows it; what is on disk is in ``folder``."""
+
+    folder: Folder
+    submission: Submission
+    phase: Phase = Phase.QUEUED
+    comm: ApiCommunicator | None = None
+    task: asyncio.Task[None] | None = None
+    outcome: dict[str, Any] | None = None  # the terminal record
+    update: dict[str, Any] = field(default_factory=dict)  # of the last update ad: what the API shows
+    asked: Request | None = None  # to end it
+    size: int = 0  # bytes on disk, once it is done
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def number(self) -> int:
+        """The job's number in the API."""
+        return self.folder.number
+
+    def view(self) -> dict[str, Any]:
+        """The job as the API shows it."""
+        return {
+            "id": self.number,
+            "user": self.submission.user,
+            "uid": self.submission.uid,
+            "cmd": self.submission.cmd,
+            "state": self.phase.value,
+            "submitted_at": self.submission.submitted_at,
+            "asked": self.asked.ask.value if self.asked else None,
+            "usage": self.update or None,
+            "outcome": self.outcome,
+        }
+
+
+class Jobs:
+    """Every job, running or done."""
+
+    def __init__(self, house: House, store: Store, log: StarterLog, most_running: int) -> None:
+        self._house = house
+        self._store = store
+        self._log = log
+        self._slots = asyncio.Semaphore(most_running)
+        self._jobs: dict[int, Job] = {}
+        self._alive: Counter[int] = Counter()  # by uid of the submitter
+        self._ended: dict[int, deque[Job]] = {}  # the same, oldest first
+        self._kept_bytes: Counter[int] = Counter()
+        self.ended = {"exited": 0, "signalled": 0, "held": 0, "failed": 0, "ended": 0}  # since our start
+        self.adopted = 0
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self._jobs.values())
+
+    def get(self, number: int) -> Job | None:
+        """The job with this number."""
+        return self._jobs.get(number)
+
+    def alive(self) -> list[Job]:
+        """Jobs that have not ended."""
+        return [j for j in self if j.phase is not Phase.DONE]
+
+    def alive_count(self, uid: int | None = None) -> int:
+        """How many have not ended, of one submitter or of all."""
+        return self._alive.total() if uid is None else self._alive[uid]
+
+    async def idle(self) -> None:
+        """Wait until every job has ended."""
+        while alive := self.alive():
+            await alive[0].done.wait()
+
+    # -- the ways in ------------------------------------------------------------------------------
+
+    def submit(self, text: str, ad: ClassAd, spec: JobSpec, submission: Submission) -> Job:
+        """A new job: on disk when this returns, run as soon as there is room. Raises OSError."""
+        folder, record = self._store.create(text, submission)
+        job = self._add(folder, submission)
+        self._begin(job, ad, spec, record, adopted=False)
+        return job
+
+    def show(self, folder: Folder, submission: Submission, outcome: dict[str, Any]) -> None:
+        """A job that ended before we started."""
+        job = self._add(folder, submission)
+        job.outcome = outcome
+        self._retire(job)
+
+    def resume(
+        self, folder: Folder, submission: Submission, ad: ClassAd, record: JobRecord, adopted: bool
+    ) -> None:
+        """A job of our predecessor: adopted with its box, or run from the start because it never ran.
+
+        Raises BadAd.
+        """
+        spec = spec_from_ad(ad, transfers=False)
+        job = self._add(folder, submission)
+        self.adopted += adopted
+        self._begin(job, ad, spec, record, adopted)
+
+    def close(self, folder: Folder, submission: Submission, outcome: Outcome) -> None:
+        """A job of our predecessor of which only the terminal record is missing."""
+        job = self._add(folder, submission)
+        self._end(job, outcome, None)
+        self._done(job)
+
+    # -- what may be asked of a job ---------------------------------------------------------------
+
+    def ask(self, job: Job, request: Request) -> bool:
+        """Pass a request on to the job; False if it has ended, or cannot be asked this any more."""
+        if job.phase is Phase.DONE or job.comm is None:
+            return False
+        if request.ask in (Ask.SUSPEND, Ask.CONTINUE):
+            if job.phase not in (Phase.RUNNING, Phase.SUSPENDED):
+                return False
+        else:
+            job.asked = job.asked or request
+            if job.phase is Phase.QUEUED:
+                self._end(job, Outcome(ended_by=request), None)
+                self._done(job)
+                return True
+        job.comm.requests.put_nowait(request)
+        return True
+
+    def forget(self, job: Job) -> None:
+        """Remove the record of a job that has ended."""
+        del self._jobs[job.number]
+        self._ended[job.submission.uid].remove(job)
+        self._kept_bytes[job.submission.uid] -= job.size
+        job.folder.remove()
+
+    # -- the way through --------------------------------------------------------------------------
+
+    def _add(self, folder: Folder, submission: Submission) -> Job:
+        job = self._jobs[folder.number] = Job(folder, submission)
+        self._alive[submission.uid] += 1
+        return job
+
+    def _begin(self, job: Job, ad: ClassAd, spec: JobSpec, record: JobRecord, adopted: bool) -> None:
+        job.comm = ApiCommunicator(
+            job.number,
+            ad,
+            spec,
+            job.folder.path,
+            self._house.knobs.text("EXECUTE"),
+            lambda update: self._changed(job, update),
+            lambda outcome, final: self._end(job, outcome, final),
+        )
+        run = self._adopt(job, spec, record) if adopted else self._run(job, record)
+        job.task = asyncio.create_task(self._guard(job, record, run), name=f"job {job.number}")
+
+    async def _run(self, job: Job, record: JobRecord) -> None:
+        assert job.comm
+        async with self._slots:
+            if job.phase is Phase.DONE:  # removed while it waited
+                return
+            job.phase = Phase.STARTING
+            log = StarterLog(job.folder.path / "StarterLog")
+            try:
+                outcome = await run_job(self._house, job.comm, log, record)
+            finally:
+                log.close()
+        self._end(job, outcome, None)
+
+    async def _adopt(self, job: Job, spec: JobSpec, record: JobRecord) -> None:
+        assert job.comm
+        job.phase = Phase.RUNNING
+        log = StarterLog(job.folder.path / "StarterLog")
+        try:
+            await self._reopen_streams(job, spec, record)
+            outcome = await adopt_job(self._house, job.comm, log, record)
+        finally:
+            log.close()
+        self._end(job, outcome, None)
+
+    async def _reopen_streams(self, job: Job, spec: JobSpec, record: JobRecord) -> None:
+        assert job.comm
+        try:
+            worker = await self._house.procd.worker(record.box)
+        except (ProcdError, ProcdGone) as e:
+            self._log.say(f"Job {job.number}: its output cannot be followed: {e}")
+            return
+        try:
+            await job.comm.readopt(spec, worker)
+        finally:
+            worker.close()
+
+    async def _guard(self, job: Job, record: JobRecord, run: Coroutine[Any, Any, None]) -> None:
+        """The end of a job's task: whatever happened, there is one terminal record, and who waits is told."""
+        try:
+            await run
+        except Exception as e:
+            self._log.say(f"Job {job.number}: {traceback.format_exc()}")
+            if record.box:
+                await dispose_by_name(self._house.procd, record.box, self._log)
+            error = JobError(Hold.STARTER_ERROR, 0, f"The starter failed: {e!r}", Blame.SYSTEM)
+            self._end(job, Outcome(error=error), None)
+        if job.phase is not Phase.DONE:
+            self._done(job)
+
+    def _changed(self, job: Job, update: ClassAd | None) -> None:
+        if update is not None:
+            job.update = report.summary(update)
+        if job.phase in (Phase.STARTING, Phase.RUNNING, Phase.SUSPENDED):
+            suspended = job.update.get("JobState") == "Suspended"
+            job.phase = Phase.SUSPENDED if suspended else Phase.RUNNING
+
+    def _end(self, job: Job, outcome: Outcome, final: ClassAd | None) -> None:
+        """Write the terminal record, unless it is written: only the first one counts."""
+        if job.outcome is not None:
+            return
+        job.phase = Phase.ENDING
+        job.outcome = report.terminal(outcome)
+        try:
+            job.folder.finish(job.outcome, final.printOld() if final is not None else "")
+        except OSError as e:
+            self._log.say(f"Job {job.number}: its terminal record cannot be written: {e}")
+
+    def _done(self, job: Job) -> None:
+        assert job.outcome is not None
+        how, status = job.outcome["how"], job.outcome["exit_status"]
+        self.ended[how] += 1
+        self._log.say(f"Job {job.number} has ended", how=how, status=status)
+        self._retire(job)
+        self._make_room(job.submission.uid)
+
+    def _retire(self, job: Job) -> None:
+        """The job is done: nothing of it but its record is left."""
+        uid = job.submission.uid
+        with contextlib.suppress(OSError):
+            job.size = job.folder.size()
+        job.phase, job.task, job.comm = Phase.DONE, None, None
+        self._alive[uid] -= 1
+        self._ended.setdefault(uid, deque()).append(job)
+        self._kept_bytes[uid] += job.size
+        job.done.set()
+
+    def _make_room(self, uid: int) -> None:
+        """Forget the oldest ended jobs of a user who has more than KEEP_JOBS or KEEP_BYTES of them."""
+        ended = self._ended[uid]
+        while len(ended) > KEEP_JOBS or (len(ended) > 1 and self._kept_bytes[uid] > KEEP_BYTES):
+            self.forget(ended[0])
