@@ -69,9 +69,12 @@ def unit() -> Iterator[str]:
     left.close()
 
 
-def probe(cgroup: str, uid: int, name: str = "jobs") -> dict[str, Any]:
-    """What PROBE says when it runs in ``cgroup`` with ``uid``."""
-    argv = (sys.executable, "-I", "-S", "-c", PROBE, SOURCE, str(uid), name)
+def probe(cgroup: str, uid: int, name: str = "jobs", inside: Path | None = None) -> dict[str, Any]:
+    """What PROBE says in ``cgroup`` with ``uid``; ``inside`` is where a container has its v2 tree."""
+    argv = [sys.executable, "-I", "-S", "-c", PROBE, SOURCE, str(uid), name]
+    if inside is not None:
+        script = 'mount -t cgroup2 none "$0" && exec "$@"'
+        argv = ["unshare", "--cgroup", "--mount", "sh", "-c", script, str(inside), *argv]
     process = spawn_in([f"{cgroup}/cgroup.procs"], *argv, stdout=subprocess.PIPE)
     out, _ = process.communicate(timeout=PATIENCE * 3)
     assert process.returncode == 0
@@ -107,31 +110,44 @@ def test_root_has_its_base_at_the_top_of_every_hierarchy(kind: str) -> None:
 
 
 @pytest.mark.req("P7")
-@pytest.mark.parametrize("mark", ["trusted.delegate", "user.delegate"])
-def test_root_in_a_delegated_cgroup_steps_aside_and_divides_it(unit: str, mark: str) -> None:
-    os.setxattr(unit, mark, b"1")
+def test_root_in_a_container_steps_aside_and_divides_its_top(unit: str, tmp_path: Path) -> None:
     sibling = spawn_in([f"{unit}/cgroup.procs"], "sleep", "600")
     try:
-        said = probe(unit, 0)
+        said = probe(unit, 0, inside=tmp_path)
         assert worked(said), said
-        assert said["dirs"] == {"v2": f"{unit}/jobs"}
-        assert said["path"] == f"{unit}/jobs".removeprefix(HERE.v2)
-        assert said["own"] == f"{unit}/supervisor"
+        assert said["dirs"] == {"v2": f"{tmp_path}/jobs"}
+        assert said["path"] == "/jobs"
+        assert said["own"] == f"{tmp_path}/supervisor"
         assert (files.read(f"{unit}/cgroup.procs") or b"") == b"", "nobody is left where v2 wants nobody"
         assert files.read(f"{unit}/supervisor/cgroup.procs") == b"%d\n" % sibling.pid
-        assert probe(f"{unit}/supervisor", 0)["dirs"] == said["dirs"], "the next one does not nest deeper"
     finally:
         sibling.kill()
         sibling.wait(PATIENCE)
 
 
+@pytest.mark.req("P7", "X3")
+def test_root_straight_in_a_delegated_cgroup_stays_out_of_it_so_that_its_service_can_start_again(
+    unit: str,
+) -> None:
+    os.setxattr(unit, "trusted.delegate", b"1")
+    name = os.path.basename(unit) + "-jobs"
+    said = probe(unit, 0, name)
+    os.rmdir(said["dirs"]["v2"])
+    assert worked(said), said
+    assert said["dirs"] == {"v2": f"{HERE.v2}/{name}"}
+    assert said["own"] == unit
+    assert not any(os.path.isdir(f"{unit}/{entry}") for entry in os.listdir(unit))
+
+
 @pytest.mark.req("P7")
-def test_a_leaf_that_systemd_made_for_us_is_left_as_it_is(unit: str) -> None:
-    os.setxattr(unit, "user.delegate", b"1")
+@pytest.mark.parametrize("mark", ["trusted.delegate", "user.delegate"])
+def test_root_in_a_leaf_of_a_delegated_cgroup_uses_the_leafs_sibling(unit: str, mark: str) -> None:
+    os.setxattr(unit, mark, b"1")
     os.mkdir(f"{unit}/main")  # DelegateSubgroup=main
     said = probe(f"{unit}/main", 0)
     assert worked(said), said
     assert said["dirs"] == {"v2": f"{unit}/jobs"}
+    assert said["path"] == f"{unit}/jobs".removeprefix(HERE.v2)
     assert said["own"] == f"{unit}/main"
 
 

@@ -1,9 +1,15 @@
 """Where the boxes' cgroups live: the base, made ready once when procd starts.
 
-As root on v1 and hybrid machines ``<mount>/<name>`` in each hierarchy that is used. On pure v2 a cgroup that
-was given to us (systemd's Delegate=yes, or simply writable for an ordinary user) is ours to divide: we step
-aside into its leaf ``supervisor``, since v2 allows no process beside sub-cgroups with controllers, and the
-base is a sibling. Root without delegation uses ``<mount>/<name>``.
+For root ``<mount>/<name>`` in each hierarchy that is used. In the v2 tree others live too, so there
+
+* root in a leaf of a delegated cgroup (systemd's Delegate=yes and DelegateSubgroup=) uses the leaf's sibling;
+* root straight in a delegated cgroup does *not* divide it while the machine's top is to be had: after a crash
+  with boxes alive systemd could not start the service again in a cgroup whose sub-cgroups have controllers
+  (measured on 252: status=219/CGROUP for ever), and no box could be adopted;
+* an ordinary user, and root in a container, have nothing but their own cgroup: every process of it steps
+  aside into the leaf ``supervisor``, since v2 allows none beside sub-cgroups with controllers.
+
+systemd leaves a controller alone that a cgroup beneath passes on to its children: the kernel says EBUSY.
 """
 
 from __future__ import annotations
@@ -97,6 +103,8 @@ def _v2_top(layout: Layout, root: bool, notes: list[str]) -> str:
         return layout.v2
     if own and own != layout.v2 and _in_leaf(own, above) and _ours(above, layout.v2, root):
         return above
+    if root and _machine_top(layout.v2):
+        return layout.v2
     if own and _ours(own, layout.v2, root):
         notes += _step_aside(own)
         return own
@@ -122,13 +130,15 @@ def _marked(path: str) -> bool:
     return False
 
 
-def _ours(path: str, mount: str, root: bool) -> bool:
-    """We may divide it: an ordinary user what is writable, root what is marked or a container's top.
+def _machine_top(mount: str) -> bool:
+    """Whether it is the machine's root cgroup, the only one without cgroup.type, and can be written to."""
+    return not os.path.exists(f"{mount}/cgroup.type") and os.access(mount, os.W_OK)
 
-    Of all the cgroups that are a mount's top only the machine's real root has no cgroup.type.
-    """
+
+def _ours(path: str, mount: str, root: bool) -> bool:
+    """We may divide it: an ordinary user what is writable, root what is marked or a container's top."""
     if root:
-        return _marked(path) or (path == mount and os.path.exists(f"{path}/cgroup.type"))
+        return _marked(path) or (path == mount and not _machine_top(mount))
     needed = (path, f"{path}/cgroup.procs", f"{path}/cgroup.subtree_control")
     return all(os.access(p, os.W_OK) for p in needed)
 
