@@ -49,10 +49,9 @@ class Stream:
         """``<host:port>`` of the peer's end, or "" where there is none."""
         return _address(self._sock.getpeername)
 
-    async def send(self, message: Writer | bytes) -> None:
-        """Send one message."""
-        payload = message if isinstance(message, bytes) else message.payload()
-        data = self._wire.pack(payload)
+    async def send(self, *messages: Writer) -> None:
+        """Send messages, together in one write: each write is a segment of its own on the network."""
+        data = b"".join(self._wire.pack(message.payload()) for message in messages)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.timeout):
