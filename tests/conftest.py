@@ -60,7 +60,7 @@ def unique() -> str:
 
 @pytest.fixture
 def open_dir(unique: str) -> Iterator[Path]:
-    """A fresh directory that job users can enter (pytest's tmp_path is its owner's alone), removed at the end."""
+    """A fresh directory that job users can enter (tmp_path is its owner's alone), removed at the end."""
     path = Path("/var/tmp") / unique
     path.mkdir(mode=0o755)
     path.chmod(0o755)

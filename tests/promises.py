@@ -41,7 +41,7 @@ def read(page: Path) -> dict[str, Promise]:
         if row := ROW.match(line):
             if row[1] in rows:
                 raise ValueError(f"{page.name}: {row[1]} stands there twice")
-            rows[row[1]] = Promise(*row.groups(), ())
+            rows[row[1]] = Promise(row[1], row[2], row[3], row[4], ())
         elif listed := TESTS.match(line):
             tests[listed[1]] = tuple(_unfold(listed[2]))
     return {i: p._replace(tests=tests.pop(i, ())) for i, p in rows.items()}
@@ -61,14 +61,12 @@ def marked(top: Path = TOP) -> dict[str, list[str]]:
 def check(page: dict[str, Promise], marks: dict[str, list[str]]) -> list[str]:
     """What is wrong, one sentence each."""
     wrong = [
-        f"{i}: {t} is marked with it, but it is no requirement" for i in marks.keys() - page for t in marks[i]
+        f"{i}: is no requirement, but {t} is marked with it" for i in marks.keys() - page for t in marks[i]
     ]
     for p in page.values():
         shown = marks.get(p.id, [])
         wrong += [f"{p.id}: {t} does not exist or is not marked with it" for t in p.tests if t not in shown]
-        wrong += [
-            f"{p.id}: {t} is marked with it, but the page does not list it" for t in shown if t not in p.tests
-        ]
+        wrong += [f"{p.id}: {t} is marked with it, but not listed" for t in shown if t not in p.tests]
         match p.state, bool(p.missing), bool(shown):
             case "works", False, True:
                 pass
