@@ -89,6 +89,7 @@ class Keeper(Protocol):
     private: bool
 
     def base(self) -> Base: ...
+    def take_spare(self, namespaces: tuple[str, ...]) -> build.Spare: ...
     def exited(self, ended: BoxExit) -> None: ...
     def gone(self, box: str) -> None: ...
 
@@ -167,30 +168,26 @@ class Box:
 
     def _launch(self, plan: BoxPlan, passed: list[int]) -> None:
         tracker = self.family if isinstance(self.family, Tracker) else None
-        clone_fd = tracker.clone_fd() if tracker else -1
         root_fd = fds.open_secure(self._keeper.settings.chroots[plan.chroot]) if plan.chroot else -1
         status_fd = self._entry.status_file()
         try:
-            materials = build.Materials(
-                scratch_fd=self._scratch.fd,
-                root_fd=root_fd,
-                status_fd=status_fd,
-                passed=passed,
-                join_files=tracker.join_files() if tracker else [],
-                clone_fd=clone_fd,
+            spare = self._keeper.take_spare(plan.namespaces)
+            self._watch(spare.pid, spare.pidfd)
+            self._report = spare.report
+            self._keeper.loop.watch(spare.report.fileno(), self._read_report)
+            self._entry.note(pid=spare.pid, started=start_time(spare.pid))
+            order = build.Order(
+                plan=plan,
+                join_files=tracker.join_files(with_v2=True) if tracker else [],
                 from_uid=self._keeper.settings.client_uid(),
                 die_with_us=self._keeper.private,
+                has_root=root_fd >= 0,
             )
-            launched = build.launch(plan, materials)
+            spare.send(order, [fd for fd in (status_fd, self._scratch.fd, root_fd) if fd >= 0] + passed)
         finally:
-            for fd in (clone_fd, root_fd, status_fd):
-                if fd >= 0:
-                    os.close(fd)
-        self._watch(launched.pid, launched.pidfd)
-        self._report = launched.report
-        self._keeper.loop.watch(launched.report.fileno(), self._read_report)
-        self._entry.note(pid=launched.pid, started=start_time(launched.pid))
-        launched.report.send(b"g")  # the barrier: we know it, it may go on
+            os.close(status_fd)
+            if root_fd >= 0:
+                os.close(root_fd)
 
     def _watch(self, pid: int, pidfd: int) -> None:
         self._pid, self._pidfd = pid, pidfd
@@ -287,7 +284,6 @@ class Box:
         faultpoint.point("collect")
         self.transition(State.DRAINING)
         self._drain_until = time.monotonic() + DRAIN_SECONDS
-        self.family.kill()
         if isinstance(self.family, Tracker) and (fd := self.family.empty_fd()) >= 0:
             self._empty_fd = fd
         self._drain_on()
@@ -319,9 +315,9 @@ class Box:
     def _collect(self) -> BoxExit:
         status = self._entry.status()
         usage = _with_rusage(self.family.usage(), status, isinstance(self.family, Tree))
-        oom = usage.oom_kills > 0
+        oom = isinstance(self.family, Tracker) and self.family.oom_struck()
         step, number, text = self._failure
-        undead = _stacks(self.family.processes()) if self.family.populated() else ""
+        undead = _stacks(self.family.processes()) if time.monotonic() >= self._drain_until else ""
         if not (status or text or self._killed or oom or self._kind == "container"):
             text = "the box's init was killed from outside"
         killed = signal.SIGKILL if self._killed or oom else -1

@@ -16,7 +16,7 @@ from typing import Any
 
 from condor_starter.isolation.boxplan import BoxExit, BoxPlan, Usage, from_wire, to_wire
 from condor_starter.procd import protocol
-from condor_starter.sandbox.worker import SandboxWorker
+from condor_starter.procd.worker_client import SandboxWorker
 
 _MAIN = Path(__file__).with_name("main.py")
 

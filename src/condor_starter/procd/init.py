@@ -8,22 +8,17 @@ the kernel kills the rest of the namespace; a subreaper kills what is left of it
 
 from __future__ import annotations
 
+import _signal  # the module "signal" turns every number into an enum, which costs a child many copied pages
 import os
 import resource
-import signal
 import time
 
 from condor_starter.procd import tree
 
-_ALL = set(range(1, signal.NSIG))
-_FORWARD = _ALL - {
-    signal.SIGCHLD,
-    signal.SIGKILL,
-    signal.SIGSTOP,
-    signal.SIGTSTP,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-}
+_SIGCHLD, _SIGKILL, _SIGSTOP = 17, 9, 19
+_ALL = frozenset(range(1, _signal.NSIG)) - {32, 33}  # those two are glibc's own
+_FORWARD = _ALL - {_SIGCHLD, _SIGKILL, _SIGSTOP, 20, 21, 22}  # 20..22: the terminal's stops
+_RESET = tuple(_ALL - {_SIGKILL, _SIGSTOP})
 
 
 def spawn(argv: tuple[str, ...], env: tuple[str, ...], stdio: tuple[int, int, int]) -> int:
@@ -36,13 +31,13 @@ def spawn(argv: tuple[str, ...], env: tuple[str, ...], stdio: tuple[int, int, in
         file_actions=actions,
         setsid=True,
         setsigmask=(),
-        setsigdef=_ALL - {signal.SIGKILL, signal.SIGSTOP, 32, 33},  # 32 and 33 are glibc's own
+        setsigdef=_RESET,
     )
 
 
 def block_signals() -> None:
     """Keep every signal for :func:`tend`; call before the job exists."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL)
 
 
 def tend(main: int, status_fd: int, pid_namespace: bool) -> None:
@@ -50,8 +45,8 @@ def tend(main: int, status_fd: int, pid_namespace: bool) -> None:
     started = time.monotonic()
     status = -1
     while status < 0:
-        info = signal.sigwaitinfo(_ALL)
-        if info.si_signo == signal.SIGCHLD:
+        info = _signal.sigwaitinfo(_ALL)
+        if info.si_signo == _SIGCHLD:
             status = _reap(main)
         elif info.si_signo in _FORWARD:
             _forward(main, info.si_signo)

@@ -63,14 +63,18 @@ def plan_mounts(plan: BoxPlan) -> list[Mount]:
     return ops
 
 
+def leave_host() -> None:
+    """Our mounts no longer reach the host; the host's (an automount, a new volume) still reach us."""
+    syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_SLAVE)
+
+
 class View:
-    """The file system as the job will see it, while it is being built in our own mount namespace."""
+    """The file system as the job will see it, built in our own mount namespace (see leave_host)."""
 
     def __init__(self, plan: BoxPlan, scratch_fd: int, root_fd: int) -> None:
         """``root_fd``: O_PATH descriptor of the named chroot's tree, or -1 for the host's root."""
         self._plan = plan
         self.notes: list[str] = []
-        syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_SLAVE)
         self._scratch = fds.reopen(f"{plan.execute}/{plan.scratch}", scratch_fd)
         if root_fd >= 0:
             self._root = self._bind_root(os.readlink(fds.proc_path(root_fd)), root_fd)

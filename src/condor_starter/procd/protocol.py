@@ -30,6 +30,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 from typing import Any
 
 VERSION = 1
@@ -53,12 +54,26 @@ def send(sock: socket.socket, message: dict[str, Any], fds: tuple[int, ...] | li
         os.close(body)
 
 
+def receive_fds(sock: socket.socket, size: int, count: int) -> tuple[bytes, list[int], int]:
+    """recvmsg(2) of data and up to ``count`` close-on-exec descriptors: (data, descriptors, flags).
+
+    Not socket.recv_fds: that ignores its flags argument (CPython 3.11 does), so what it received would
+    be inherited by every program that is executed later.
+    """
+    data, ancillary, flags, _ = sock.recvmsg(size, socket.CMSG_LEN(count * 4), socket.MSG_CMSG_CLOEXEC)
+    fds: list[int] = []
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds += struct.unpack(f"{len(payload) // 4}i", payload[: len(payload) // 4 * 4])
+    return data, fds, flags
+
+
 def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """One message and its descriptors, which the caller now owns; None at the end of the stream.
 
     Raises BlockingIOError when there is nothing yet, ValueError for a packet that is no message.
     """
-    data, fds, flags, _ = socket.recv_fds(sock, INLINE + 1, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+    data, fds, flags = receive_fds(sock, INLINE + 1, MAX_FDS)
     if not data:
         return None
     try:

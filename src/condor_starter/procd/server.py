@@ -16,7 +16,7 @@ from typing import Any
 
 from condor_starter import __version__
 from condor_starter.isolation.boxplan import BoxExit, BoxPlan, PlanError, from_wire, to_wire
-from condor_starter.procd import check, faultpoint, protocol, syscalls, worker
+from condor_starter.procd import build, check, faultpoint, protocol, syscalls, worker
 from condor_starter.procd.box import Box, Refused, refuse
 from condor_starter.procd.cgroups.base import Base
 from condor_starter.procd.cgroups.base import base as make_base
@@ -43,6 +43,7 @@ class Server:
         self._boxes: dict[str, Box] = {}
         self._clients: dict[int, socket.socket] = {}
         self._base: Base | None = None
+        self._spare: build.Spare | None = None
         if settings.pause_at:
             faultpoint.arm(settings.pause_at, settings.run)
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
@@ -56,6 +57,36 @@ class Server:
             off = Base("none", {}, notes=("base_cgroup is empty: cgroups are off",))
             self._base = make_base(read_layout(), name, os.geteuid() == 0) if name else off
         return self._base
+
+    def take_spare(self, namespaces: tuple[str, ...]) -> build.Spare:
+        """An init with these namespaces: the one that waits, or a new one. Raises OSError."""
+        waiting, self._spare = self._spare, None
+        self.loop.after(0, lambda: self._make_spare(namespaces))
+        if waiting is None:
+            return build.spare(namespaces)
+        self.loop.unwatch(waiting.pidfd)
+        if waiting.namespaces == namespaces:
+            return waiting
+        self._discard(waiting)
+        return build.spare(namespaces)
+
+    def _make_spare(self, namespaces: tuple[str, ...]) -> None:
+        """The next box will probably want what this one wanted."""
+        if self._spare is None and self.loop.running:
+            self._spare = spare = build.spare(namespaces)
+            self.loop.watch(spare.pidfd, self._lose_spare)
+
+    def _lose_spare(self) -> None:
+        """It was killed from outside."""
+        assert self._spare is not None
+        spare, self._spare = self._spare, None
+        self.loop.unwatch(spare.pidfd)
+        self._discard(spare)
+
+    def _discard(self, spare: build.Spare) -> None:
+        spare.discard()
+        os.waitid(os.P_PIDFD, spare.pidfd, os.WEXITED)
+        os.close(spare.pidfd)
 
     def exited(self, ended: BoxExit) -> None:
         """Tell every client that a box has ended."""

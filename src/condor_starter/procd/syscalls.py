@@ -51,7 +51,6 @@ RESOLVE_IN_ROOT = 0x10
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
-PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
@@ -148,6 +147,11 @@ def close_range(first: int, last: int) -> None:
         _checked(_libc.syscall(_CLOSE_RANGE, first, last, 0), "close_range", first, last)
 
 
+def close_on_exec_from(first: int) -> None:
+    """Mark every descriptor from ``first`` on close-on-exec (CLOSE_RANGE_CLOEXEC, Linux 5.11)."""
+    _checked(_libc.syscall(_CLOSE_RANGE, first, 0xFFFFFFFF, 4), "close_range", first, "CLOEXEC")
+
+
 def close_all_but(keep: set[int]) -> None:
     """Close every descriptor that is not in ``keep``."""
     low = 0
@@ -184,13 +188,10 @@ def prctl(option: int, value: int = 0) -> int:
 def drop_bounding_set() -> None:
     """Remove every capability from the bounding set, so that no exec can bring one back."""
     for cap in range(64):
-        try:
-            if prctl(PR_CAPBSET_READ, cap):
-                prctl(PR_CAPBSET_DROP, cap)
-        except OSError as e:
-            if e.errno == 22:  # EINVAL: past the last capability that this kernel knows
+        if _libc.prctl(PR_CAPBSET_DROP, cap, 0, 0, 0):
+            if ctypes.get_errno() == 22:  # EINVAL: past the last capability that this kernel knows
                 return
-            raise
+            _checked(-1, "prctl", "PR_CAPBSET_DROP", cap)
 
 
 def new_session_keyring() -> None:
