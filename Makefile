@@ -7,8 +7,9 @@ export PYTHON
 SETUP := tests/env/setup.sh
 SUITES := tests/env/suites.py
 VENV = $$($(SETUP) where)
+TESTS := test-unit test-system test-user test-docker test-vm test-pool
 
-.PHONY: help venv demo test test-unit test-system test-user test-docker test-vm test-pool lint format bench lock clean distclean
+.PHONY: help venv demo test $(TESTS) lint format bench lock clean distclean
 
 help:
 	@echo 'make demo           run a job by hand, see its output and its usage, and that nothing is left'
@@ -33,7 +34,7 @@ demo: venv
 test: venv
 	@$(PYTHON) $(SUITES) all
 
-test-%: venv
+$(TESTS): test-%: venv
 	@$(PYTHON) $(SUITES) $*
 
 lint: venv

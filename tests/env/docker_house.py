@@ -8,6 +8,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +46,22 @@ class Engine:
         argv = ["/usr/bin/docker", "--host", self.host, *words]
         done = subprocess.run(argv, check=check, timeout=60, stdout=subprocess.PIPE, text=True)
         return done.stdout.strip()
+
+    def pid(self) -> int:
+        """dockerd's."""
+        return int((self.directory / "dockerd.pid").read_text())
+
+    def wait_gone(self) -> None:
+        """Wait until dockerd, which was told to end, has ended."""
+        for _ in range(300):
+            try:
+                pid = self.pid()
+                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                    return
+            except OSError:
+                return
+            time.sleep(0.1)
+        raise AssertionError("dockerd does not end")
 
     def containers(self) -> list[str]:
         """Names of all containers, stopped ones included."""
@@ -115,8 +132,12 @@ class House:
         )
         self.said = []
         container = replace(container, **(change or {}))  # type: ignore[arg-type]
-        runner = DockerRunner(self, self.engine, box, container, fds, self.said.append)
-        return Job(self, runner, name, container.name, path)
+        said = self.said.append
+
+        def make() -> DockerRunner:
+            return DockerRunner(self, self.engine, box, container, fds, said)
+
+        return Job(self, make(), make, name, container.name, path)
 
     async def run(self, *command: str, **options: object) -> Result:
         """One job from start to removal; everything it left in scratch is read first."""
@@ -135,6 +156,7 @@ class Job:
 
     house: House
     runner: DockerRunner
+    successor: Callable[[], DockerRunner]  # the runner that a later process would make
     box: str
     container: str
     scratch: Path

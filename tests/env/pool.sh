@@ -28,6 +28,7 @@
 #                            condor_starter_procd running beside the pool
 #   CGROUPS=host             host | v1: how the pool sees /sys/fs/cgroup. The genuine starter wants a directory
 #                            "cpu,cpuacct" there; v1 shows it one, made of bind mounts
+#   BASE_GROUP=              the cgroup under which everything of the pool lies; default: made of TOP
 #   PORT=9618                the pool's one TCP port (in its own network namespace, so it need not be unique)
 #   POOL_CONFIG=             more lines for the pool's configuration
 #   POOL_OWNER=              a pid: the pool ends when that process does, however it ends
@@ -42,7 +43,7 @@ SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 TREE=$CACHE/$SUITE WHEELS=$CACHE/wheels ROOT=$TOP/root
 SELF=$SOURCE/tests/env/pool.sh
 # All cgroups of this pool lie under one base group of its own, in every hierarchy.
-BASE_GROUP=condor-starter-pool-$(printf %s "$TOP" | cksum | cut -d' ' -f1)
+BASE_GROUP=${BASE_GROUP:-condor-starter-pool-$(printf %s "$TOP" | cksum | cut -d' ' -f1)}
 PACKAGES="condor minicondor python3 python3-venv procps iproute2"
 PATH=$PATH:/usr/sbin:/sbin
 export DEBIAN_FRONTEND=noninteractive
@@ -288,9 +289,10 @@ NUM_CPUS = 2
 MEMORY = 4096
 BASE_CGROUP = $BASE_GROUP
 STARTER = $(starter_path)
-# The same isolation from both starters, where the genuine one has it.
 MOUNT_UNDER_SCRATCH = "/tmp,/var/tmp"
-USE_PID_NAMESPACES = true
+# Ours has a pid namespace for each job. The genuine one then execs a helper first and so takes a program that is not
+# there for one that ran; it is the default there, too, to do without.
+USE_PID_NAMESPACES = $([ "$POOL_STARTER" = genuine ] && echo false || echo true)
 # A pool of one user's short jobs: no waiting for the next round of anything.
 NEGOTIATOR_INTERVAL = 1
 NEGOTIATOR_CYCLE_DELAY = 1
@@ -301,6 +303,7 @@ MASTER_UPDATE_INTERVAL = 5
 UPDATE_INTERVAL = 5
 STARTER_UPDATE_INTERVAL = 5
 STARTER_INITIAL_UPDATE_INTERVAL = 2
+SHADOW_QUEUE_UPDATE_INTERVAL = 3
 KILLING_TIMEOUT = 10
 MACHINEMAXVACATETIME = 10
 ${POOL_CONFIG:-}

@@ -72,7 +72,7 @@ in_cache() { [ -n "$ROOT" ] && ! readable_by_all; }
 digest() { sha256sum | cut -c1-12; }
 deps_digest() { { cat "$SOURCE/requirements-dev.lock"; "$PYTHON" -VV; echo "$PYTHON"; } | digest; }
 ours_digest() {
-    (cd "$SOURCE" && find src etc systemd pyproject.toml README.md LICENSE -type f ! -name '*.pyc' -print0 |
+    (cd "$SOURCE" && find src $(ls -d etc systemd 2>/dev/null || true) pyproject.toml README.md LICENSE -type f ! -name '*.pyc' -print0 |
         sort -z | xargs -0 sha256sum | digest)
 }
 tools() { if in_cache; then echo "$CACHE/deps-$(deps_digest)"; else echo "$SOURCE/.venv"; fi; }

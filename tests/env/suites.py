@@ -5,8 +5,8 @@
 
 Runs under a plain Python (nothing but the standard library); setup.sh has made the Python that the tests run
 under. The last lines are in the form of pytest's own, over all suites; the exit status is 0 when nothing
-failed. As root nothing may be skipped: a skipped test is a failed one. As an ordinary user the suites that need
-root are left out, and the table says so.
+failed. As root nothing may be skipped: a skipped test is a failed one. As an ordinary user the suites that
+need root are left out, and the table says so.
 """
 
 from __future__ import annotations

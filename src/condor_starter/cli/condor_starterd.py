@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from condor_starter import __version__
+from condor_starter.cli import house, places
 from condor_starter.daemon import account, background, launch, sockets
 from condor_starter.daemon.service import Plan, Starterd
 from condor_starter.daemon.store import StateError
 from condor_starter.knobs import KnobError, Knobs, load
 from condor_starter.log import StarterLog
 
-RUN = "/run/condor_starter"
 STATE = "/var/lib/condor_starter"
 
 
@@ -32,17 +32,22 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="condor_starterd", description="Run jobs sent to a unix socket.")
     add = parser.add_argument
     add("--version", action="version", version=__version__)
-    add("--run-dir", type=Path, help="sockets: api.sock, intake.sock and procd's (default: STARTER_RUN_DIR)")
-    add("--state-dir", type=Path, default=Path(STATE), help="jobs and their records (default: %(default)s)")
-    add("--config", type=Path, action="append", default=[], metavar="FILE", help="knobs, a YAML file")
+    add("--run-dir", type=_path, help="sockets: api.sock, intake.sock and procd's (default: STARTER_RUN_DIR)")
+    add("--state-dir", type=_path, help=f"jobs and their records (root's default: {STATE})")
+    add("--config", type=_path, action="append", default=[], metavar="FILE", help="knobs, a YAML file")
     add("--set", action="append", default=[], metavar="KNOB=VALUE", dest="knobs", help="one knob")
-    add("--log", type=Path, help="log file (default: the terminal in foreground, else $(LOG)/StarterdLog)")
+    add("--log", type=_path, help="log file (default: the terminal in foreground, else $(LOG)/StarterdLog)")
     add("--foreground", "-f", action="store_true", help="stay in the foreground")
     add("--max-running", type=int, default=500, metavar="N", help="jobs at the same time; others wait")
     add("--procd", choices=("auto", "wait"), default="auto", help="auto: start one if none listens")
     add("--procd-seconds", type=float, default=30.0, metavar="S", help="how long to wait for procd")
     add("--procd-set", action="append", default=[], metavar="KEY=VALUE", help="for the procd that we start")
     return parser.parse_args(argv)
+
+
+def _path(text: str) -> Path:
+    """Absolute: a daemon's working directory is the root."""
+    return Path(text).absolute()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,7 @@ class _Start:
     knobs: Knobs
     account: account.Account
     run: Path
+    state: Path
     log: StarterLog
 
 
@@ -70,29 +76,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _config(files: list[Path]) -> list[Path]:
+    """The admin's knobs: the files that are named, else those of the machine."""
+    return files or sorted(Path("/etc/condor_starter").glob("*.yaml"))
+
+
 def _settle(options: argparse.Namespace) -> _Start:
     pairs = [pair.partition("=") for pair in options.knobs]
-    knobs = load(options.config, overrides={name.strip(): value for name, _, value in pairs})
+    overrides = {name.strip(): value for name, _, value in pairs}
+    if options.run_dir:
+        overrides["STARTER_RUN_DIR"] = str(options.run_dir)
+    root = os.geteuid() == 0
+    knobs = places.for_user(load(_config(options.config), overrides=overrides), os.environ, root)
     who = account.unprivileged(os.environ, knobs.text("CONDOR_IDS"))
-    run = options.run_dir or Path(knobs.text("STARTER_RUN_DIR"))
+    places.make(knobs, who)
+    run = Path(knobs.text("STARTER_RUN_DIR"))
+    state = options.state_dir or (Path(STATE) if root else Path(knobs.text("EXECUTE")).parent / "starterd")
     where = options.log or (None if options.foreground else Path(knobs.text("LOG")) / "StarterdLog")
-    return _Start(options, knobs, who, run, StarterLog(where or sys.stderr))
+    return _Start(options, knobs, who, run, state, StarterLog(where or sys.stderr))
 
 
 def _prepare(start: _Start) -> Plan:
     """What may need root: directories, procd, the sockets."""
     options, who = start.options, start.account
     os.umask(0o022)
-    _own_directory(options.state_dir, who, 0o700)
+    _own_directory(start.state, who, 0o700)
     _raise_files()
-    start.run.mkdir(mode=0o755, parents=True, exist_ok=True)
     if options.procd == "auto" and not launch.listens(start.run):
-        pid = launch.procd(start.run, who.uid, options.procd_set, options.procd_seconds)
-        start.log.say(f"Started condor_starter_procd, pid {pid}", run=start.run)
+        settings = [f"{key}={value}" for key, value in house.procd_settings(start.knobs, who).items()]
+        pid = launch.procd(start.run, [*settings, *options.procd_set], options.procd_seconds)
+        print(f"condor_starterd: started condor_starter_procd, pid {pid}", file=sys.stderr)
+    if sockets.serves(f"{start.run}/intake.sock"):
+        raise StateError(f"another condor_starterd serves {start.run}: stop it first, or use another --run-dir")
     owner = (who.uid, who.gid)
     return Plan(
         run=start.run,
-        state=options.state_dir,
+        state=start.state,
         most_running=max(1, options.max_running),
         procd_seconds=options.procd_seconds,
         api=sockets.listen(f"{start.run}/api.sock", 0o666, owner),

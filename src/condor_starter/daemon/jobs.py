@@ -13,7 +13,7 @@ from typing import Any
 
 from condor_starter.communicators.api import ApiCommunicator
 from condor_starter.communicators.base import Ask, ClassAd, Outcome, Request
-from condor_starter.daemon import report
+from condor_starter.daemon import engines, report
 from condor_starter.daemon.dispose import dispose_by_name
 from condor_starter.daemon.store import Folder, Store, Submission
 from condor_starter.job import Blame, Hold, JobError, JobSpec, spec_from_ad
@@ -195,6 +195,7 @@ class Jobs:
             job.phase = Phase.STARTING
             log = StarterLog(job.folder.path / "StarterLog")
             try:
+                await engines.find(self._house, await job.comm.job_ad())
                 outcome = await run_job(self._house, job.comm, log, record)
             finally:
                 log.close()
@@ -205,6 +206,7 @@ class Jobs:
         job.phase = Phase.RUNNING
         log = StarterLog(job.folder.path / "StarterLog")
         try:
+            await engines.find(self._house, await job.comm.job_ad())
             await self._reopen_streams(job, spec, record)
             outcome = await adopt_job(self._house, job.comm, log, record)
         finally:

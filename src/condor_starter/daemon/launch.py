@@ -22,14 +22,13 @@ def listens(run: Path) -> bool:
         return probe.connect_ex(f"{run}/procd.sock") == 0
 
 
-def procd(run: Path, client: int, settings: Sequence[str], seconds: float) -> int:
-    """Start a listening procd for client uid ``client`` in a session of its own; returns its pid.
+def procd(run: Path, settings: Sequence[str], seconds: float) -> int:
+    """Start a listening procd that serves ``run`` in a session of its own; returns its pid.
 
     Its parent is init, so that nobody has to reap it. Raises LaunchError when it ends at once, or does not
     listen within ``seconds``.
     """
-    argv = [sys.executable, "-I", "-S", procd_main.__file__, f"--set=run={run}", f"--set=client={client}"]
-    argv += [f"--set={s}" for s in settings]
+    argv = [sys.executable, "-I", "-S", procd_main.__file__, *(f"--set={s}" for s in settings)]
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

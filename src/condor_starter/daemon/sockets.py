@@ -30,3 +30,9 @@ def listen(path: str, mode: int, owner: tuple[int, int]) -> socket.socket:
         raise
     sock.setblocking(False)
     return sock
+
+
+def serves(path: str) -> bool:
+    """True if somebody listens at ``path``."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        return probe.connect_ex(path) == 0

@@ -32,6 +32,9 @@ __all__ = ["DockerEngine", "DockerRunner"]
 GRACE = 15.0
 """Seconds that the engine has to notice a death, and that a killed box has to become empty."""
 
+SIGNAL_PATIENCE = 5.0
+"""Seconds that a gentle signal may take."""
+
 DRAIN = 30.0
 """Seconds without progress after which the rest of a dead container's output is given up."""
 
@@ -127,8 +130,16 @@ class DockerRunner:
         return self._exit
 
     async def signal(self, number: int) -> None:
+        """A gentle signal goes through the engine. One that does not answer is told, not waited for: the kill
+        that follows needs no engine."""
         self._signals.append(number)
-        await self._engine.signal(self._id, number)
+        sending = asyncio.ensure_future(self._engine.signal(self._id, number))
+        await asyncio.wait({sending}, timeout=SIGNAL_PATIENCE)
+        if not sending.done():
+            sending.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._say(f"The engine does not answer: signal {number} may be late")
+        elif error := sending.exception():
+            self._say(f"Signal {number} was not sent: {error}")
 
     async def kill(self) -> None:
         self._killed = True
@@ -153,7 +164,10 @@ class DockerRunner:
         if self._boxed:
             return await self._house.procd.usage(self._plan.box)
         if self._id and self._exit is None:
-            self._last = await self._engine.usage(self._id)
+            try:
+                self._last = await self._engine.usage(self._id)
+            except JobError as e:
+                self._say(e.text)
         return self._last
 
     async def close(self) -> None:

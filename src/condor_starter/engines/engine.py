@@ -10,12 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import stat
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from condor_starter.engines.events import Events, Watch
@@ -85,14 +83,10 @@ class DockerEngine:
 
     async def probe(self) -> EngineFacts:
         """Ask the engine who it is. Never raises: without a usable engine the facts say why."""
-        reason = _unreachable(self.host)
-        if not reason:
-            try:
-                self.facts = await self._call(lambda api: _facts(api.version(), api.info()))
-                return self.facts
-            except EngineError as e:
-                reason = f"the docker engine at {self.host} does not answer as one: {e.text}"
-        self.facts = EngineFacts(reason=reason)
+        try:
+            self.facts = await self._call(lambda api: _facts(api.version(), api.info()))
+        except EngineError as e:
+            self.facts = EngineFacts(reason=e.text)
         return self.facts
 
     async def need_image(self, image: str, pull: str = "") -> None:
@@ -250,6 +244,8 @@ class DockerEngine:
             raise
 
     def _guarded(self, work: Callable[[Any], _T], timeout: int) -> _T:
+        if reason := _unreachable(self.host):  # said better here, and the package leaks a socket then
+            raise EngineError(0, reason)
         import requests
         import urllib3
         from docker.errors import APIError, DockerException
@@ -283,20 +279,20 @@ def _words(explanation: Any) -> str:
 
 
 def _unreachable(host: str) -> str:
-    """Why nobody can be there, without asking; "" if somebody may."""
+    """Why nobody listens there, in words; "" if somebody does. Does not wait."""
     if not host.startswith("unix://"):
         return f"DOCKER_HOST is {host}: only an engine of this machine (unix://...) can be used"
-    path = Path(host.removeprefix("unix://"))
-    try:
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            return f"{path} is not a socket"
-        if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
-            return (
-                f"{path}: permission denied for uid {os.geteuid()}: "
-                f"make it a member of the socket's group {path.stat().st_gid} (docker, as a rule)"
-            )
-    except OSError as e:
-        return f"no docker engine at {path}: {e.strerror}"
+    path = host.removeprefix("unix://")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return ""  # its queue is full: it is there, and slow
+        except PermissionError:
+            return f"{path}: permission denied for uid {os.geteuid()}: make it a member of the socket's group"
+        except OSError as e:
+            return f"no docker engine at {path}: {e.strerror or e}"
     return ""
 
 

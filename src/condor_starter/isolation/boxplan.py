@@ -206,9 +206,6 @@ def to_wire(value: Any) -> Any:
     return value
 
 
-_HINTS: dict[type, dict[str, Any]] = {}
-
-
 def from_wire(cls: type, data: Any, where: str = "plan") -> Any:
     """The named tuple ``cls`` from what :func:`to_wire` made; raises :class:`PlanError` on anything else.
 
@@ -216,31 +213,49 @@ def from_wire(cls: type, data: Any, where: str = "plan") -> Any:
     """
     if not isinstance(data, dict):
         raise PlanError(f"{where}: expected an object, got {type(data).__name__}")
-    hints = _HINTS.get(cls)
-    if hints is None:
-        hints = _HINTS[cls] = get_type_hints(cls)
-    unknown = set(data) - set(hints)
-    if unknown:
-        raise PlanError(f"{where}: unknown field {sorted(unknown)[0]!r}")
-    values = {k: _value(hints[k], v, f"{where}.{k}") for k, v in data.items()}
+    fields = _FIELDS.get(cls) or _learn(cls)
+    values = {}
+    for key, value in data.items():
+        if key not in fields:
+            raise PlanError(f"{where}: unknown field {key!r}")
+        hint, optional, many = fields[key]
+        if many:
+            values[key] = _list(hint, value, f"{where}.{key}")
+        elif value is None and optional:
+            values[key] = None
+        else:
+            values[key] = _one(hint, value, where, key)
     try:
         return cls(**values)
     except TypeError as e:
         raise PlanError(f"{where}: {e}") from None
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
-    origin = get_origin(hint)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise PlanError(f"{where}: expected a list, got {type(value).__name__}")
-        return tuple(_value(get_args(hint)[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin is not None:  # X | None
-        return None if value is None else _value(get_args(hint)[0], value, where)
-    if isinstance(hint, type) and issubclass(hint, tuple):
-        return from_wire(hint, value, where)
-    if type(value) is not hint:  # bool is not an int here
-        raise PlanError(f"{where}: expected {hint.__name__}, got {type(value).__name__}")
-    if hint is str and "\0" in value:
-        raise PlanError(f"{where}: has a NUL byte")
-    return value
+_FIELDS: dict[type, dict[str, tuple[Any, bool, bool]]] = {}
+"""Per class and field: (type, may be None, is a list of that type)."""
+
+
+def _learn(cls: type) -> dict[str, tuple[Any, bool, bool]]:
+    fields: dict[str, tuple[Any, bool, bool]] = {}
+    for name, hint in get_type_hints(cls).items():
+        origin = get_origin(hint)
+        inner = get_args(hint)[0] if origin is not None else hint
+        fields[name] = (inner, origin is not None and origin is not tuple, origin is tuple)
+    _FIELDS[cls] = fields
+    return fields
+
+
+def _list(hint: Any, value: Any, where: str) -> tuple[Any, ...]:
+    if type(value) is not list:
+        raise PlanError(f"{where}: expected a list, got {type(value).__name__}")
+    return tuple([_one(hint, v, where, str(i)) for i, v in enumerate(value)])
+
+
+def _one(hint: Any, value: Any, where: str, key: str) -> Any:
+    if type(value) is hint:  # bool is not an int here
+        if hint is str and "\0" in value:
+            raise PlanError(f"{where}.{key}: has a NUL byte")
+        return value
+    if issubclass(hint, tuple):
+        return from_wire(hint, value, f"{where}.{key}")
+    raise PlanError(f"{where}.{key}: expected {hint.__name__}, got {type(value).__name__}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 
 import yaml
 
+from condor_starter.knobs.condor import pool_configuration
 from condor_starter.knobs.table import find, table
 from condor_starter.knobs.values import convert
+
+ETC = Path("/etc/condor_starter/condor_starter.yaml")
 
 
 class KnobError(ValueError):
@@ -66,6 +70,10 @@ class Knobs:
             values[name.upper()] = _typed(name, raw, origin)
         return Knobs(values)
 
+    def with_environ(self, environ: Mapping[str, str]) -> Knobs:
+        """These knobs with the ``_CONDOR_NAME`` variables of a client's environment on top; KnobError."""
+        return Knobs(self._values | _foreign_layer(_from_environ(environ), "environment"))
+
     def _get(self, name: str) -> Any:
         if found := self._values.get(name.upper()):
             return found.value
@@ -92,6 +100,26 @@ def load(
     values |= _foreign_layer(condor or {}, "condor_config")
     values |= _foreign_layer(_from_environ(os.environ if environ is None else environ), "environment")
     return Knobs(values).with_(overrides or {})
+
+
+def gather(
+    etc: Iterable[Path] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, str] | None = None,
+    local_name: str = "",
+) -> Knobs:
+    """All layers of this machine. ``etc``: None is /etc/condor_starter/condor_starter.yaml, if it exists.
+
+    Raises :class:`KnobError`.
+    """
+    environ = os.environ if environ is None else environ
+    files = etc if etc is not None else [f for f in (ETC,) if f.exists()]
+    try:
+        condor = pool_configuration(environ, local_name)
+    except (OSError, subprocess.SubprocessError) as e:
+        raise KnobError(f"condor_config_val cannot read the pool's configuration: {e}") from None
+    return load(files, condor=condor, environ=environ, overrides=overrides)
 
 
 def _yaml_layer(path: Path) -> dict[str, _Value]:

@@ -114,6 +114,7 @@ class Box:
         self._empty_fd = -1
         self._killed = False
         self._cgroup_path = ""
+        self._pid_namespace = False
         self._drain_until = 0.0
         self._failure = ("", 0, "")  # step, errno, text of a start that failed
 
@@ -150,8 +151,8 @@ class Box:
 
     def _make_cgroup(self, plan: BoxPlan) -> list[str]:
         faultpoint.point("cgroup")
-        base = self._keeper.base()
-        dirs = Tracker.plan(base, plan.cgroup) if plan.kind != "tree" and base.dirs else {}
+        base = _needed(self._keeper.base(), plan.kind)
+        dirs = Tracker.plan(base, plan.cgroup)
         self._entry.note(dirs=dirs, identity=to_wire(plan.identity), limited=plan.limits.memory)
         if not dirs:
             self.family = Tree(0)
@@ -172,6 +173,7 @@ class Box:
         status_fd = self._entry.status_file()
         try:
             spare = self._keeper.take_spare(plan.namespaces)
+            self._pid_namespace = "pid" in plan.namespaces
             self._watch(spare.pid, spare.pidfd)
             self._report = spare.report
             self._keeper.loop.watch(spare.report.fileno(), self._read_report)
@@ -278,12 +280,16 @@ class Box:
         self._pidfd = -1
         if self._report is not None:
             self._read_report()
-        self._drain()
+        self._drain(empty=self._pid_namespace and self._entry.status() is not None)
 
-    def _drain(self) -> None:
+    def _drain(self, empty: bool = False) -> None:
+        """``empty``: the kernel says so: pid 1 of a pid namespace is the last to go (pid_namespaces(7))."""
         faultpoint.point("collect")
         self.transition(State.DRAINING)
         self._drain_until = time.monotonic() + DRAIN_SECONDS
+        if empty:
+            self._ended()
+            return
         if isinstance(self.family, Tracker) and (fd := self.family.empty_fd()) >= 0:
             self._empty_fd = fd
         self._drain_on()
@@ -425,6 +431,19 @@ class Box:
                 if self.state is not State.DRAINING:
                     self.kill()
                 self._keeper.loop.after(_RETRY, lambda: self.undo(answer))
+
+
+def _needed(base: Base, kind: str) -> Base:
+    """The hierarchies that a box of this kind uses: making and joining each costs every job some time.
+
+    Where the v2 tree tracks, it freezes and counts cpu time too; but a container engine on a hybrid machine
+    puts its container into the v1 hierarchies only.
+    """
+    if kind == "tree":
+        return base._replace(dirs={})
+    if kind == "box" and "v2" in base.dirs:
+        return base._replace(dirs={k: d for k, d in base.dirs.items() if k not in ("freezer", "cpuacct")})
+    return base
 
 
 def _with_rusage(usage: Usage, status: Status | None, tree: bool) -> Usage:

@@ -109,49 +109,49 @@ def remove_tree(parent: int, name: str, budget: int = -1) -> bool:
     """Remove directory ``name`` in ``parent`` with everything beneath it; a missing one is no error.
 
     True when it is gone; False when ``budget`` entries were removed and there are more (-1: no bound).
-    Raises OSError for what cannot be removed.
+    Raises OSError for what cannot be removed, a mount among others.
     """
     try:
         top = _enter(parent, name)
     except FileNotFoundError:
         return True
     left = [budget]
+    device = os.fstat(top).st_dev
     try:
-        done = _empty(top, top, 0, left)
-        while done and _entries(top):  # what was too deep has been moved to the top meanwhile
-            done = _empty(top, top, 0, left)
+        while entries := _entries(top):  # again: what was too deep is moved to the top meanwhile
+            if not _empty(top, top, entries, 0, left, device):
+                return False
     finally:
         os.close(top)
-    if done:
-        os.rmdir(name, dir_fd=parent)
-    return done
+    os.rmdir(name, dir_fd=parent)
+    return True
 
 
 def _entries(dirfd: int) -> list[os.DirEntry[str]]:
-    os.lseek(dirfd, 0, os.SEEK_SET)
     with os.scandir(dirfd) as entries:
         return list(entries)
 
 
 def _enter(parent: int, name: str) -> int:
-    """A directory of the job's, made ours to read whatever its mode; never through a link or mount."""
-    no_mount = _BENEATH | syscalls.RESOLVE_NO_XDEV
+    """A directory of the job's, made ours to read whatever its mode; never through a link."""
     try:
-        fd = syscalls.openat2(parent, name, _DIR, no_mount)
+        fd = os.open(name, _DIR, dir_fd=parent)
     except PermissionError:
-        fd = syscalls.openat2(parent, name, os.O_PATH | os.O_DIRECTORY, no_mount)
+        fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         try:
             os.chmod(proc_path(fd), 0o700)
         finally:
             os.close(fd)
-        fd = syscalls.openat2(parent, name, _DIR, no_mount)
+        fd = os.open(name, _DIR, dir_fd=parent)
     if os.geteuid() and os.fstat(fd).st_mode & 0o700 != 0o700:
         os.fchmod(fd, 0o700)
     return fd
 
 
-def _empty(top: int, dirfd: int, depth: int, left: list[int]) -> bool:
-    for entry in _entries(dirfd):
+def _empty(
+    top: int, dirfd: int, entries: list[os.DirEntry[str]], depth: int, left: list[int], device: int
+) -> bool:
+    for entry in entries:
         if left[0] == 0:
             return False
         left[0] -= 1
@@ -162,7 +162,9 @@ def _empty(top: int, dirfd: int, depth: int, left: list[int]) -> bool:
         else:
             below = _enter(dirfd, entry.name)
             try:
-                if not _empty(top, below, depth + 1, left):
+                if os.fstat(below).st_dev != device:
+                    raise OSError(18, f"{entry.name!r} is a mount: not ours to empty")
+                if not _empty(top, below, _entries(below), depth + 1, left, device):
                     return False
             finally:
                 os.close(below)

@@ -12,7 +12,8 @@ from condor_starter.cedar.literals import LiteralAd, line
 from condor_starter.cedar.stream import Stream
 from condor_starter.cedar.wire import MAX_MESSAGE
 from condor_starter.job import Hold
-from condor_starter.transfer.incoming import Catalog, Scratch
+from condor_starter.sandbox.contents import Catalog
+from condor_starter.transfer.incoming import Scratch
 from condor_starter.transfer.protocol import EMPTY_FILE, UNREADABLE, Ack, GoAhead, Item, spoken_errno
 
 _NO_PLUGIN = -1001  # HTCondor's subcode: no plugin for this kind of URL
@@ -26,7 +27,7 @@ class Downloaded:
 
     files: int
     size: int  # bytes
-    catalog: Catalog
+    catalog: Catalog  # what lies in the directory now
 
 
 async def download(stream: Stream, key: str, path: str, executable: str) -> Downloaded:
@@ -36,7 +37,9 @@ async def download(stream: Stream, key: str, path: str, executable: str) -> Down
     words; CedarError when the connection broke.
     """
     with Scratch(path, executable) as scratch:
-        return await _Download(stream, scratch).run(key)
+        took = _Download(stream, scratch)
+        await took.run(key)
+    return Downloaded(took.files, took.size, Catalog.of_fresh(path))
 
 
 class _Download:
@@ -44,11 +47,11 @@ class _Download:
         self._stream = stream
         self._scratch = scratch
         self._go_ahead = GoAhead(stream, downloading=True)
-        self._files = 0
-        self._size = 0
+        self.files = 0
+        self.size = 0
         self._problem: Ack | None = None  # the first thing that went wrong here
 
-    async def run(self, key: str) -> Downloaded:
+    async def run(self, key: str) -> None:
         await self._stream.send(self._stream.writer().text(key))
         hello = await self._stream.receive()
         hello.integer()  # the final flag, which says nothing in this direction
@@ -59,7 +62,6 @@ class _Download:
         while await self._item():
             pass
         await self._acknowledge()
-        return Downloaded(self._files, self._size, self._scratch.catalog)
 
     async def _item(self) -> bool:
         """Take one item; False at the end."""
@@ -104,8 +106,8 @@ class _Download:
         finally:
             if fd >= 0:
                 os.close(fd)
-        self._files += 1
-        self._size += size
+        self.files += 1
+        self.size += size
 
     async def _content(self, fd: int, name: str, size: int, piece: int) -> None:
         """The file's bytes. When writing fails the rest is read and thrown away: the transfer must go on."""
@@ -166,7 +168,7 @@ class _Download:
         theirs = Ack.read(await self._stream.receive())
         ours = self._ours(theirs)
         with contextlib.suppress(ConnectionError):  # it may have gone when its own side failed
-            await self._stream.send(self._stream.writer().ad(ours.lines(self._files, self._size)))
+            await self._stream.send(self._stream.writer().ad(ours.lines(self.files, self.size)))
         if ours.result:
             raise ours.error(f"Failed to transfer files: {ours.reason}")
 

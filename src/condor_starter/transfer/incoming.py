@@ -11,46 +11,12 @@ import errno
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 MAX_DEPTH = 64
 MAX_NAME = 4096
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _BEFORE_NS = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """A received file as it was when the job had not started yet."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-
-
-@dataclass(slots=True)
-class Catalog:
-    """What lay in the scratch directory before the job, by name: what differs afterwards is the job's.
-
-    Every received file is dated a second before the transfer, to the nanosecond. The kernel's clock for
-    files advances in steps of some milliseconds, so without that a job could change a file within the step
-    in which we wrote it; with it any later write gives another date, and nobody has to wait a second. The
-    change time would tell nothing: handing the directory to the job's user changes it.
-    """
-
-    dated_ns: int = field(default_factory=lambda: time.time_ns() - _BEFORE_NS)
-    files: dict[str, Arrived] = field(default_factory=dict)
-
-    def note(self, name: str, fd: int) -> None:
-        """Date the finished file ``fd`` and remember it."""
-        os.utime(fd, ns=(self.dated_ns, self.dated_ns))
-        st = os.fstat(fd)
-        self.files[name] = Arrived(st.st_size, st.st_mtime_ns, st.st_ino)
-
-    def changed(self, name: str, size: int, mtime_ns: int, inode: int) -> bool:
-        """Whether the job made this file or wrote to it."""
-        return self.files.get(name) != Arrived(size, mtime_ns, inode)
 
 
 class Scratch:
@@ -60,7 +26,8 @@ class Scratch:
         """``executable``: the file that will be run, made executable whatever its mode was; "" for none."""
         self._root = os.open(path, _DIRECTORY)
         self._executable = executable
-        self.catalog = Catalog()
+        self._arrived: set[str] = set()
+        self._dated_ns = time.time_ns() - _BEFORE_NS
 
     def __enter__(self) -> Scratch:
         return self
@@ -78,16 +45,22 @@ class Scratch:
         A file that came in the same transfer is replaced; nothing else is.
         """
         with self._parent(name) as (directory, base):
-            if name in self.catalog.files:
+            if name in self._arrived:
                 os.unlink(base, dir_fd=directory)
             return os.open(base, _NEW_FILE, 0o600, dir_fd=directory)
 
     def finish(self, fd: int, name: str, mode: int) -> None:
-        """The file is complete: give it its mode and date, and remember it."""
+        """The file is complete: give it its mode, and a date of a second ago, to the nanosecond.
+
+        The kernel's clock for files advances in steps of some milliseconds, so without that a job could
+        change a file within the step in which we wrote it, and nobody would see it. With it any later write
+        gives another date, and the job need not wait for the next second before it may start.
+        """
         if name == self._executable:
             mode = 0o755
         os.fchmod(fd, (mode & 0o777 & ~0o022) or 0o644)
-        self.catalog.note(name, fd)
+        os.utime(fd, ns=(self._dated_ns, self._dated_ns))
+        self._arrived.add(name)
 
     def mkdir(self, name: str, mode: int) -> None:
         """A directory, which may be there. Raises OSError."""

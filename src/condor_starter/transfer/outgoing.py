@@ -12,32 +12,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from condor_starter.sandbox.contents import OURS, Catalog
 from condor_starter.sandbox.worker import Entry, SandboxWorker
-from condor_starter.transfer.incoming import Catalog
 
 STDOUT, STDERR = "_condor_stdout", "_condor_stderr"
 """What the standard streams of a transferred job are called in the sandbox; the shadow gives them their
 names.
 """
-
-OURS = frozenset(
-    {
-        ".job.ad",
-        ".machine.ad",
-        ".execution_overlay.ad",
-        ".update.ad",
-        ".update.ad.tmp",
-        ".chirp.config",
-        ".docker_sock",
-        ".docker_stdout",
-        ".docker_stderror",
-        ".condor_container_launched",
-        ".starter.log",
-        ".starter.log.old",
-        ".job_wrapper_failure",
-    }
-)
-"""The starter's own files: never sent."""
 
 MAX_ITEMS = 1_000_000
 MAX_DEPTH = 64
@@ -151,12 +132,7 @@ async def _changed(wanted: Wanted, worker: SandboxWorker, catalog: Catalog) -> l
     """Every file at the top that is new or was written to: never directories, nor what is the starter's
     own.
     """
-    skip = OURS | {wanted.executable, STDOUT, STDERR}
-    found = []
-    for entry in sorted(await worker.listdir(), key=lambda e: e.name):
-        if entry.name in skip or entry.kind not in ("file", "link"):
-            continue
-        if catalog.changed(entry.name, entry.size, entry.mtime_ns, entry.inode):
-            item = await _file(worker, entry, entry.name, entry.name)
-            found += [item] if item.error is None else []  # a link that leads out, or to nothing, is no file
-    return found
+    entries = {entry.name: entry for entry in await worker.listdir()}
+    skip = {wanted.executable, STDOUT, STDERR}
+    names = [name for name in catalog.changed(entries.values()) if name not in skip]
+    return [await _file(worker, entries[name], name, name) for name in names]
