@@ -244,8 +244,9 @@ def open_log(options: Options, knobs: Knobs, stack: ExitStack) -> StarterLog:
 
 async def _serve_shadow(options: Options, caller: Caller, house: House, log: StarterLog) -> int:
     """A job of a pool: the shadow is at the other end of a socket that the startd passed on."""
-    from condor_starter.communicators import shadow
+    import importlib
 
+    shadow = importlib.import_module("condor_starter.communicators.shadow")
     return int(await shadow.serve(options, caller, house, log))
 
 
