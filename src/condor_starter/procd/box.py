@@ -38,6 +38,9 @@ FREEZE_SECONDS = 2.0
 REMOVE_SECONDS = 2.0
 _RETRY = 0.01
 
+Answer = Callable[[dict[str, Any]], None]
+"""Takes the reply to a request."""
+
 
 class Family(Protocol):
     """What a box needs of the thing that knows its processes: a cgroup's Tracker, or a Tree."""
@@ -90,6 +93,7 @@ class Keeper(Protocol):
 
     def base(self) -> Base: ...
     def take_spare(self, namespaces: tuple[str, ...]) -> build.Spare: ...
+    def make_spare(self, namespaces: tuple[str, ...]) -> None: ...
     def exited(self, ended: BoxExit) -> None: ...
     def gone(self, box: str) -> None: ...
 
@@ -131,7 +135,7 @@ class Box:
 
     # -- starting ---------------------------------------------------------------------------------
 
-    def start(self, plan: BoxPlan, passed: list[int], answer: Callable[[dict[str, Any]], None]) -> None:
+    def start(self, plan: BoxPlan, passed: list[int], answer: Answer) -> None:
         """Carry out ``plan``; ``answer`` gets the reply or the failed step. Raises Refused, OSError."""
         self.transition(State.STARTING)
         self.identity = plan.identity
@@ -147,7 +151,7 @@ class Box:
         except OSError as e:
             self._failed("cgroup", e.errno or errno.EIO, str(e))
             raise refuse("cgroup", e.errno or errno.EIO, f"box {self.id}: {e}") from e
-        self._on_report = lambda message: self._started(message, notes, answer)
+        self._on_report = lambda message: self._started(message, notes, plan.namespaces, answer)
 
     def _make_cgroup(self, plan: BoxPlan) -> list[str]:
         faultpoint.point("cgroup")
@@ -214,7 +218,7 @@ class Box:
             on_report(json.loads(data) if data else lost)
 
     def _started(
-        self, message: dict[str, Any], notes: list[str], answer: Callable[[dict[str, Any]], None]
+        self, message: dict[str, Any], notes: list[str], namespaces: tuple[str, ...], answer: Answer
     ) -> None:
         if "step" in message:
             self._failure = (message["step"], message["errno"], message["text"])
@@ -225,6 +229,7 @@ class Box:
             self.transition(State.RUNNING)
         faultpoint.point("run")
         answer({"pid": self._pid, "notes": notes + message["notes"], "cgroup_parent": self._cgroup_path})
+        self._keeper.make_spare(namespaces)
 
     def _failed(self, step: str, number: int, text: str) -> None:
         """A start that failed in procd itself: nothing runs; what was made goes with destroy."""
@@ -340,7 +345,7 @@ class Box:
             leftovers=status.leftovers if status else 0,
         )
 
-    def destroy(self, answer: Callable[[dict[str, Any]], None]) -> None:
+    def destroy(self, answer: Answer) -> None:
         """Remove cgroup and scratch, close the ledger entry, then ``answer``. Raises Refused, OSError."""
         self.transition(State.REMOVING)
         faultpoint.point("remove")
@@ -353,7 +358,7 @@ class Box:
         else:
             self._remove_elsewhere(left, answer)
 
-    def _remove_elsewhere(self, left: str, answer: Callable[[dict[str, Any]], None]) -> None:
+    def _remove_elsewhere(self, left: str, answer: Answer) -> None:
         """A large scratch directory: a child removes it, the loop waits for the child."""
         pid, pidfd = syscalls.clone(0)
         if pid == 0:
@@ -373,7 +378,7 @@ class Box:
 
         self._keeper.loop.watch(pidfd, removed)
 
-    def _close(self, left: str, answer: Callable[[dict[str, Any]], None]) -> None:
+    def _close(self, left: str, answer: Answer) -> None:
         faultpoint.point("close")
         self._scratch.close()
         record = self._entry.close(
@@ -420,7 +425,7 @@ class Box:
             return
         self._watch(pid, pidfd)
 
-    def undo(self, answer: Callable[[dict[str, Any]], None]) -> None:
+    def undo(self, answer: Answer) -> None:
         """Kill, collect and destroy, whatever the state: nothing of this box remains."""
         match self.state:
             case State.MADE | State.EXITED:

@@ -61,7 +61,6 @@ class Server:
     def take_spare(self, namespaces: tuple[str, ...]) -> build.Spare:
         """An init with these namespaces: the one that waits, or a new one. Raises OSError."""
         waiting, self._spare = self._spare, None
-        self.loop.after(0, lambda: self._make_spare(namespaces))
         if waiting is None:
             return build.spare(namespaces)
         self.loop.unwatch(waiting.pidfd)
@@ -70,8 +69,8 @@ class Server:
         self._discard(waiting)
         return build.spare(namespaces)
 
-    def _make_spare(self, namespaces: tuple[str, ...]) -> None:
-        """The next box will probably want what this one wanted."""
+    def make_spare(self, namespaces: tuple[str, ...]) -> None:
+        """The next box will probably want what this one wanted; called once this one's job runs."""
         if self._spare is None and self.loop.running:
             self._spare = spare = build.spare(namespaces)
             self.loop.watch(spare.pidfd, self._lose_spare)
