@@ -8,6 +8,7 @@ import resource
 import select
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -281,6 +282,25 @@ def test_memory_is_what_the_processes_hold(box: Tracker, kind: str) -> None:
     assert (after.memory_bytes or 0) < 4 * MIB
     if usage.memory_peak_bytes is not None:
         assert (after.memory_peak_bytes or 0) >= 48 * MIB, "the peak outlives the process"
+
+
+def controllers(box: Tracker) -> list[bytes]:
+    return (files.read(f"{box.dirs['v2']}/cgroup.controllers") or b"").split()
+
+
+@pytest.mark.req("G8")
+def test_block_io_is_counted_where_a_controller_counts_it(box: Tracker) -> None:
+    if "v2" not in box.dirs or b"io" not in controllers(box):
+        assert box.usage()[-4:] == (None, None, None, None)
+        return
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as scratch:
+        job = spawn(
+            box, "dd", "if=/dev/zero", f"of={scratch}/f", "bs=1M", "count=8", "conv=fsync", "status=none"
+        )
+        assert job.wait(PATIENCE) == 0
+    usage = box.usage()
+    assert 8 * MIB <= (usage.write_bytes or 0) < 32 * MIB
+    assert (usage.write_ops or 0) > 0
 
 
 @pytest.mark.req("G8")
