@@ -86,7 +86,9 @@ class Ledger:
 
     def __init__(self, run: str, keep_done: int) -> None:
         """Make both directories, ours alone; raises OSError."""
-        os.makedirs(run, 0o755, exist_ok=True)
+        if not os.path.isdir(run):
+            os.makedirs(run)
+            os.chmod(run, 0o755)  # whatever our umask is: clients come through here to the sockets
         self._run = run
         self._keep = keep_done
         self._retired = 0
