@@ -142,12 +142,12 @@ def beneath(path: str, directory: str) -> bool:
 
 
 def visible(launch: Launch, private: tuple[str, ...], scratch: str) -> None:
-    """Raise :class:`JobError` for a working directory or stream that a private directory hides."""
+    """Raise :class:`JobError` for a working directory or program that a private directory hides.
+
+    Streams are not hidden: procd opens the host's files where a private directory covers them.
+    """
     for name, path, code in (
         ("The working directory (Iwd)", launch.cwd, Hold.IWD_ERROR),
-        ("Standard input (In)", launch.streams.stdin, Hold.UNABLE_TO_OPEN_INPUT),
-        ("Standard output (Out)", launch.streams.stdout, Hold.UNABLE_TO_OPEN_OUTPUT),
-        ("Standard error (Err)", launch.streams.stderr, Hold.UNABLE_TO_OPEN_OUTPUT),
         ("The program (Cmd)", launch.argv[0], Hold.FAILED_TO_CREATE_PROCESS),
     ):
         full = os.path.normpath(os.path.join(launch.cwd, path)) if path else ""

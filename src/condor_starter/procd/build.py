@@ -193,6 +193,7 @@ class _Builder:
         self._root = rest.pop(0) if order.has_root else -1
         self._passed = rest
         self._streams: tuple[int, int, int] = (-1, -1, -1)
+        self._covered: dict[str, int] = {}  # private directory -> the host's, which it covers
         self.notes: list[str] = []
         self.main = -1
 
@@ -218,11 +219,26 @@ class _Builder:
     def mounts(self) -> None:
         """The job's view of the file system, and its hostname."""
         if "mnt" in self._plan.namespaces:
+            self._keep_covered()
             view = mounts.View(self._plan, self._scratch, self._root)
             view.build()
             self.notes += view.notes
         if self._plan.hostname:
             socket.sethostname(self._plan.hostname)
+
+    def _keep_covered(self) -> None:
+        """Hold the host's directories that streams lie in and a private one is about to cover.
+
+        A stream's path is the submitter's: his /tmp/out is the host's, whatever the job sees there. It is
+        opened as every stream is, with the job user's ids, once there are no others.
+        """
+        plan = self._plan
+        if plan.chroot:
+            return
+        paths = [s.path for s in (plan.stdin, plan.stdout, plan.stderr) if s.path]
+        for directory in plan.private_dirs:
+            if any(p.startswith(directory + "/") for p in paths) and os.path.isdir(directory):
+                self._covered[directory] = fds.open_directory(directory)
 
     def identity(self) -> None:
         """Limits, then the job user's ids for good. PDEATHSIG is lost with them, so it is set again."""
@@ -235,7 +251,7 @@ class _Builder:
         os.chdir(self._plan.cwd)
 
     def stdio(self) -> None:
-        """The three streams, opened as the job's user in the job's view."""
+        """The three streams, opened as the job's user in the job's view (see :meth:`_keep_covered`)."""
         plan = self._plan
         write = os.O_WRONLY | os.O_CREAT
         stdin = self._stream("stdin", plan.stdin, os.O_RDONLY)
@@ -250,11 +266,14 @@ class _Builder:
         if stream.fd is not None:
             return self._passed[stream.fd]
         path = stream.path or "/dev/null"
+        covering = next((d for d in self._covered if path.startswith(d + "/")), None)
+        start = self._covered[covering] if covering else None
         if flags & os.O_WRONLY:
             flags |= os.O_APPEND if stream.append else os.O_TRUNC
         try:
             # O_NONBLOCK: a FIFO without a peer must not hang us; it is taken off again for the job
-            fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o666)
+            tail = path.removeprefix(f"{covering}/").lstrip("/") if covering else path
+            fd = os.open(tail, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o666, dir_fd=start)
             os.set_blocking(fd, True)
             return fd
         except OSError as e:
@@ -266,7 +285,7 @@ class _Builder:
         syscalls.close_on_exec_from(3)  # whatever we forgot: the job gets three descriptors and no other
         self.main = init.spawn(plan.argv, plan.env, self._streams)
         keep = {self._status, faultpoint.marker_fd()} - {-1}
-        for fd in {*self._streams, *self._passed, self._scratch} - keep:
+        for fd in {*self._streams, *self._passed, *self._covered.values(), self._scratch} - keep:
             os.close(fd)
 
 
