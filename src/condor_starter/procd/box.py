@@ -20,12 +20,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from condor_starter.isolation.boxplan import BoxExit, BoxPlan, Identity, Limits, Usage, to_wire
-from condor_starter.procd import build, faultpoint, fds, syscalls
+from condor_starter.isolation.boxplan import BoxExit, BoxPlan, Identity, Usage, to_wire
+from condor_starter.procd import build, collect, faultpoint, fds, syscalls
 from condor_starter.procd.cgroups import foreign
 from condor_starter.procd.cgroups.base import Base
 from condor_starter.procd.cgroups.tracker import Tracker
-from condor_starter.procd.ledger import Entry, Status
+from condor_starter.procd.family import Family, needed
+from condor_starter.procd.ledger import Entry
 from condor_starter.procd.loop import Loop
 from condor_starter.procd.settings import Settings
 from condor_starter.procd.tree import Tree, start_time
@@ -40,21 +41,6 @@ _RETRY = 0.01
 
 Answer = Callable[[dict[str, Any]], None]
 """Takes the reply to a request."""
-
-
-class Family(Protocol):
-    """What a box needs of the thing that knows its processes: a cgroup's Tracker, or a Tree."""
-
-    def limit(self, limits: Limits) -> list[str]: ...
-    def processes(self) -> list[int]: ...
-    def populated(self) -> bool: ...
-    def freeze(self, timeout: float) -> bool: ...
-    def thaw(self) -> None: ...
-    def kill(self) -> None: ...
-    def oom_kills(self) -> int: ...
-    def usage(self) -> Usage: ...
-    def remove(self, timeout: float) -> str: ...
-    def close(self) -> None: ...
 
 
 class State(enum.Enum):
@@ -155,7 +141,7 @@ class Box:
 
     def _make_cgroup(self, plan: BoxPlan) -> list[str]:
         faultpoint.point("cgroup")
-        base = _needed(self._keeper.base(), plan.kind)
+        base = needed(self._keeper.base(), plan.kind)
         dirs = Tracker.plan(base, plan.cgroup)
         self._entry.note(dirs=dirs, identity=to_wire(plan.identity), limited=plan.limits.memory)
         if not dirs:
@@ -324,25 +310,19 @@ class Box:
         self._keeper.exited(self.exit)
 
     def _collect(self) -> BoxExit:
-        status = self._entry.status()
-        usage = _with_rusage(self.family.usage(), status, isinstance(self.family, Tree))
-        oom = isinstance(self.family, Tracker) and self.family.oom_struck()
-        step, number, text = self._failure
-        undead = _stacks(self.family.processes()) if time.monotonic() >= self._drain_until else ""
-        if not (status or text or self._killed or oom or self._kind == "container"):
-            text = "the box's init was killed from outside"
-        killed = signal.SIGKILL if self._killed or oom else -1
-        return BoxExit(
-            box=self.id,
-            status=status.status if status else (-1 if text else killed),
-            usage=usage,
-            duration_usec=status.duration_usec if status else 0,
-            oom=oom,
-            error="; ".join(filter(None, (text, undead))),
-            errno=number,
-            step=step or ("kill" if undead else ""),
-            killed=self._killed,
-            leftovers=status.leftovers if status else 0,
+        family = self.family
+        return collect.exit_of(
+            collect.Evidence(
+                box=self.id,
+                kind=self._kind,
+                status=self._entry.status(),
+                usage=family.usage(),
+                tree=isinstance(family, Tree),
+                oom=isinstance(family, Tracker) and family.oom_struck(),
+                killed=self._killed,
+                failure=self._failure,
+                undead=family.processes() if time.monotonic() >= self._drain_until else [],
+            )
         )
 
     def destroy(self, answer: Answer) -> None:
@@ -436,42 +416,3 @@ class Box:
                 if self.state is not State.DRAINING:
                     self.kill()
                 self._keeper.loop.after(_RETRY, lambda: self.undo(answer))
-
-
-def _needed(base: Base, kind: str) -> Base:
-    """The hierarchies that a box of this kind uses: making and joining each costs every job some time.
-
-    Where the v2 tree tracks, it freezes and counts cpu time too; but a container engine on a hybrid machine
-    puts its container into the v1 hierarchies only.
-    """
-    if kind == "tree":
-        return base._replace(dirs={})
-    if kind == "box" and "v2" in base.dirs:
-        return base._replace(dirs={k: d for k, d in base.dirs.items() if k not in ("freezer", "cpuacct")})
-    return base
-
-
-def _with_rusage(usage: Usage, status: Status | None, tree: bool) -> Usage:
-    """A tree has no counters once it is empty: what its init reaped is the sum."""
-    if not tree or status is None:
-        return usage
-    return usage._replace(
-        user_usec=status.user_usec,
-        system_usec=status.system_usec,
-        memory_bytes=0,
-        memory_peak_bytes=max(usage.memory_peak_bytes or 0, status.max_rss_kb * 1024),
-        processes=0,
-    )
-
-
-def _stacks(pids: list[int]) -> str:
-    """Processes that SIGKILL did not end, each with where it hangs in the kernel."""
-    words = []
-    for pid in pids[:8]:
-        try:
-            with open(f"/proc/{pid}/stack") as f:
-                where = " < ".join(line.split()[-1] for line in f.readlines()[:4])
-        except OSError as e:
-            where = e.strerror or "?"
-        words.append(f"pid {pid} does not die ({where})")
-    return ", ".join(words)
