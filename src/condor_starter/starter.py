@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import importlib
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -48,6 +49,14 @@ class House:
     knobs: Knobs
     facts: dict[str, Any]  # procd's facts about this machine (its hello reply)
     engine: DockerEngine | None = None
+
+    async def need_engine(self) -> None:
+        """Look for a container engine, when the first job wants one: the import takes 0.1 s."""
+        if self.engine is None:
+            module = await asyncio.to_thread(importlib.import_module, "condor_starter.engines.docker")
+            self.engine = module.DockerEngine.find(self.knobs)
+        if self.engine.facts is None or not self.engine.facts.usable:
+            await self.engine.probe()
 
     def capabilities(self) -> Capabilities:
         """What this machine can do, typed."""
@@ -124,6 +133,8 @@ class _Job:
         spec = spec_from_ad(self.ad, filesystem_domain=domain, transfers=comm.name == "shadow")
         self.spec = spec
         self.log.say(f"Job {spec.id} set to execute immediately")
+        if spec.docker is not None:
+            await self.house.need_engine()
         scratch = self.record.plan.get("scratch") or comm.scratch_name()
         source = draft.Source(
             slot=comm.slot,

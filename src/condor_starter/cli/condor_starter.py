@@ -216,13 +216,14 @@ async def serve(
     except KnobError as e:
         print(f"condor_starter: {e}", file=sys.stderr)
         return 1
-    house = House(house.procd, knobs, house.facts, house.engine)
+    shared, house = house, House(house.procd, knobs, house.facts, house.engine)
     with ExitStack() as stack:
         log = open_log(options, knobs, stack)
         log.banner("condor_starter")
         serve_one = _serve_shadow if options.shadow_host else _serve_local
         status = await serve_one(options, caller, house, log)
         log.goodbye(status)
+    shared.engine = shared.engine or house.engine
     return status
 
 
@@ -244,10 +245,27 @@ def open_log(options: Options, knobs: Knobs, stack: ExitStack) -> StarterLog:
 
 async def _serve_shadow(options: Options, caller: Caller, house: House, log: StarterLog) -> int:
     """A job of a pool: the shadow is at the other end of a socket that the startd passed on."""
-    import importlib
+    from condor_starter.cedar.errors import CedarError
+    from condor_starter.communicators.shadow import open_shadow
+    from condor_starter.starter import run_job
 
-    shadow = importlib.import_module("condor_starter.communicators.shadow")
-    return int(await shadow.serve(options, caller, house, log))
+    assert options.shadow_host is not None
+    try:
+        comm = await open_shadow(options.shadow_host, caller.env, caller.fd_of, log, house.knobs, caller.pid)
+    except CedarError as e:
+        log.say(f"Failed to initialize JobInfoCommunicator, aborting: {e}")
+        return 1
+    listening = asyncio.create_task(_pass_on(caller.signals, comm.signal))
+    try:
+        await run_job(house, comm, log)
+    finally:
+        listening.cancel()
+    return comm.exit_status
+
+
+async def _pass_on(signals: asyncio.Queue[int], to: Callable[[int], None]) -> None:
+    while True:
+        to(await signals.get())
 
 
 async def _serve_local(options: Options, caller: Caller, house: House, log: StarterLog) -> int:
@@ -258,12 +276,12 @@ async def _serve_local(options: Options, caller: Caller, house: House, log: Star
     log.say("Starter running a local job with no shadow")
     with ExitStack() as stack:
         try:
-            comm, ad = local.communicator(options, caller, house, log, stack)
+            comm = local.communicator(options, caller, house, log, stack)
         except (JobError, OSError) as e:
             log.say(f"Failed to initialize JobInfoCommunicator, aborting: {e}")
             print(f"condor_starter: {e}", file=sys.stderr)
             return 1
-        outcome = await local.run(house, comm, ad, log, caller.signals)
+        outcome = await local.run(house, comm, log, caller.signals)
     return _status(outcome)
 
 

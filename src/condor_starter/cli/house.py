@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
 
 from condor_starter.cli import places
 from condor_starter.daemon.account import Account, become, unprivileged
 from condor_starter.knobs import Knobs
 from condor_starter.procd.client import Procd
 from condor_starter.starter import House
-
-ClassAd = Any
-"""A ``classad2.ClassAd``. The library has no type information."""
 
 
 def account(knobs: Knobs, environ: Mapping[str, str]) -> Account:
@@ -52,16 +48,6 @@ async def open_house(knobs: Knobs, environ: Mapping[str, str]) -> tuple[House, A
         await procd.close()
         raise
     return House(procd, knobs, facts), who
-
-
-async def find_engine(house: House, ad: ClassAd) -> None:
-    """Look for a container engine if the job in ``ad`` could want one: it costs a slow import."""
-    wants = any(n in ad for n in ("WantDocker", "WantContainer")) or isinstance(ad.get("JobUniverse"), str)
-    if wants and house.engine is None:
-        from condor_starter.engines.docker import DockerEngine
-
-        house.engine = DockerEngine.find(house.knobs)
-        await house.engine.probe()
 
 
 async def close_house(house: House) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from condor_starter.cli.condor_starter import Caller, Options
-from condor_starter.cli.house import find_engine
 from condor_starter.communicators.base import Ask, Outcome, Request
 from condor_starter.communicators.local import Files, LocalCommunicator, read_ad
 from condor_starter.log import StarterLog
@@ -34,7 +33,7 @@ BY_HAND: Mapping[int, Ask] = {**SIGNALS, signal.SIGINT: Ask.VACATE_SOFT, signal.
 
 def communicator(
     options: Options, caller: Caller, house: House, log: StarterLog, stack: ExitStack
-) -> tuple[LocalCommunicator, ClassAd]:
+) -> LocalCommunicator:
     """The door of the job that ``options`` name. Raises BadAd, OSError."""
     assert options.job_input_ad is not None
     ad = load_ad(caller.path(options.job_input_ad), caller.fd_of, log)
@@ -43,7 +42,7 @@ def communicator(
             ad[name] = number
     files = _files(options, caller, stack)
     execute = house.knobs.text("EXECUTE")
-    return LocalCommunicator(ad, options.slot, execute, files, log, caller.pid), ad
+    return LocalCommunicator(ad, options.slot, execute, files, log, caller.pid)
 
 
 def load_ad(name: str, fd_of: Callable[[int], int], log: StarterLog) -> ClassAd:
@@ -86,13 +85,11 @@ def open_output_ad(name: str | None, fd_of: Callable[[int], int], stack: ExitSta
 async def run(
     house: House,
     comm: LocalCommunicator,
-    ad: ClassAd,
     log: StarterLog,
     heard: Heard,
     meaning: Mapping[int, Ask] = SIGNALS,
 ) -> Outcome:
     """Run the job of ``comm``; signals that arrive in ``heard`` meanwhile become requests."""
-    await find_engine(house, ad)
     listening = asyncio.create_task(translate(heard, comm.requests, meaning))
     try:
         return await run_job(house, comm, log)

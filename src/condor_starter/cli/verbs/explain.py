@@ -39,7 +39,7 @@ def handle(arguments: argparse.Namespace) -> int:
 async def _explain(arguments: argparse.Namespace, knobs: Knobs) -> int:
     from condor_starter import draft
     from condor_starter.cli import local
-    from condor_starter.cli.house import close_house, find_engine, open_house
+    from condor_starter.cli.house import close_house, open_house
     from condor_starter.isolation.select import Backend
     from condor_starter.job import spec_from_ad
     from condor_starter.log import StarterLog
@@ -49,7 +49,8 @@ async def _explain(arguments: argparse.Namespace, knobs: Knobs) -> int:
     spec = spec_from_ad(ad, transfers=False)
     house, _ = await open_house(knobs, os.environ)
     try:
-        await find_engine(house, ad)
+        if spec.docker is not None:
+            await house.need_engine()
         machine = machine_ad(arguments.slot, knobs.text("EXECUTE"), spec)
         source = draft.Source(arguments.slot, machine, "explained", f"dir_{os.getpid()}", True)
         found = draft.understand(spec, ad, house.capabilities(), knobs, source)

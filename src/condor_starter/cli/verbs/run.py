@@ -76,7 +76,7 @@ async def _run(arguments: argparse.Namespace, knobs: Knobs, stack: ExitStack) ->
         log.banner("starterctl run")
         log.say(f"Running as {who.name}: {who.why}")
         comm = LocalCommunicator(ad, arguments.slot, knobs.text("EXECUTE"), files, log)
-        outcome = await local.run(house, comm, ad, log, heard, local.BY_HAND)
+        outcome = await local.run(house, comm, log, heard, local.BY_HAND)
     finally:
         await close_house(house)
     status = exit_status(outcome)
