@@ -14,4 +14,12 @@ async def serve(client: Client, house: House) -> int:
         options = parse_args(client.argv[1:])
     except UsageError:
         return 1
-    return await serve_options(options, client.env, client.fd_of, house)
+    return await serve_options(
+        options,
+        client.env,
+        client.fd_of,
+        house,
+        pid=client.pid,
+        cwd=client.cwd,
+        signals=client.signals,
+    )
