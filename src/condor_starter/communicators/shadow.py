@@ -1,0 +1,401 @@
+"""Jobs that a startd starts us for: a shadow at the other end has the job, its files, and wants to hear all
+about it.
+
+:func:`open_shadow` takes over what the startd left to its starter: two connected sockets (to the shadow, to
+the startd itself), the listener of our command port, and the keys of three sessions. It is told the
+environment and how to find the descriptors, because the starter may run in another process than the one
+that the startd started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+
+from condor_starter.cedar.client import Target, open_command
+from condor_starter.cedar.commands import Command
+from condor_starter.cedar.errors import CedarError
+from condor_starter.cedar.literals import line
+from condor_starter.cedar.server import CommandPort
+from condor_starter.cedar.sessions import PARENT, Keyring, Session
+from condor_starter.cedar.sinful import BadSinful, Sinful
+from condor_starter.cedar.stream import Stream
+from condor_starter.cedar.version import CONDOR_PLATFORM, CONDOR_VERSION, version_of
+from condor_starter.communicators import command_port, keep_alive
+from condor_starter.communicators.base import Ask, ClassAd, Outcome, Request
+from condor_starter.communicators.inherited import Inherited, take_over
+from condor_starter.communicators.shadow_calls import CallFailed, ShadowCalls
+from condor_starter.communicators.wire import WireAd, to_lines
+from condor_starter.job import BadAd, Blame, Hold, JobError, JobSpec, Streams
+from condor_starter.knobs import Knobs
+from condor_starter.log import StarterLog
+from condor_starter.sandbox.contents import Catalog
+from condor_starter.sandbox.worker import SandboxWorker
+from condor_starter.transfer.download import download
+from condor_starter.transfer.outgoing import STDERR, STDOUT, Wanted, choose
+from condor_starter.transfer.upload import upload
+
+START_SECONDS = 20.0
+"""For the startd's and the shadow's first words."""
+
+CALL_SECONDS = 300.0
+"""For each reply of the shadow; it may have a slow disk."""
+
+LOST_SHADOW = 2
+"""The starter's exit status that tells the startd to give the claim up."""
+
+_NULL = (None, "", "/dev/null")
+_VACATE_CODES_SINCE = (24, 9, 2)
+_UPDATES_PER_INTERVAL = 10  # the shadow gives us up after three times ten missed updates, as HTCondor's does
+
+
+class _Reason:
+    """Why job_exit is called: HTCondor's condor_includes/exit.h."""
+
+    EXITED, KILLED, COREDUMPED, SHOULD_REQUEUE, NOT_STARTED = 100, 102, 103, 107, 108
+
+
+async def open_shadow(
+    host: str,
+    env: Mapping[str, str],
+    fd_of: Callable[[int], int],
+    log: StarterLog,
+    knobs: Knobs,
+    pid: int | None = None,
+) -> ShadowCommunicator:
+    """The communicator of the job that the startd started us for; the startd's words have been read.
+
+    ``host``: the submit machine, as the command line names it. ``fd_of(n)``: our descriptor for number
+    ``n`` of the process that the startd started, whose pid is ``pid`` (ours if None). Raises CedarError.
+    """
+    inherited = take_over(env, fd_of, CALL_SECONDS)
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            machine, overlay = await inherited.startd.machine()
+        execute = env.get("_CONDOR_EXECUTE", "")
+        return ShadowCommunicator(
+            host, inherited, (machine, overlay), log, knobs, (pid or os.getpid(), execute)
+        )
+    except TimeoutError:
+        await inherited.close()
+        raise CedarError("the startd did not send the machine's ad") from None
+    except (CedarError, BadAd) as e:
+        await inherited.close()
+        raise CedarError(f"the startd's ad of this machine: {e}") from None
+
+
+class ShadowCommunicator:
+    """The door of one pool job; implements :class:`condor_starter.communicators.base.Communicator`."""
+
+    name = "shadow"
+
+    def __init__(
+        self,
+        host: str,
+        inherited: Inherited,
+        ads: tuple[WireAd, WireAd],
+        log: StarterLog,
+        knobs: Knobs,
+        place: tuple[int, str],
+    ) -> None:
+        """``ads``: the machine's, and the changes to the job's; ``place``: the startd's child's pid,
+        EXECUTE.
+        """
+        self.submit_host = host
+        self.requests: asyncio.Queue[Request] = asyncio.Queue()
+        self._machine, self._overlay = ads
+        self.machine_ad: ClassAd = self._machine.parsed()
+        self.slot = str(self.machine_ad.get("Name", "slot1")).partition("@")[0]
+        self.exit_status = 0
+        self._log = log
+        self._knobs = knobs
+        self._pid, self._execute = place
+        self._job = WireAd(())
+        self._scratch = ""
+        self._catalog = Catalog({})
+        self._sent = self._received = 0
+        self._outputs_failed = False
+        self._files_session: Session | None = None
+        self._keyring = Keyring()
+        for session in inherited.sessions:
+            self._keyring.add(session)
+        self._address = inherited.address()
+        self._startd = inherited.startd
+        self._calls = ShadowCalls(inherited.shadow, self._shadow_lost)
+        self._port = self._serve(inherited)
+        self._startd.watch(self._startd_gone)
+        self._alive = keep_alive.start(
+            inherited.where.parent, self._keyring.of(PARENT), str(self._address), self._pid, log
+        )
+
+    # -- the job ----------------------------------------------------------------------------------
+
+    async def job_ad(self) -> ClassAd:
+        """get_job_info, and whatever the shadow must know before the job's files can travel."""
+        try:
+            self._job = WireAd(await self._calls.job_ad())
+            self._job.update(self._overlay)
+            self._log.say(f"Communicating with shadow {_unquoted(self._job, 'ShadowIpAddr')}")
+            self._log.say(f'Submitting machine is "{self.submit_host}"')
+            await self._calls.register_starter(self._registration())
+            await self._take_sessions()
+        except (CedarError, CallFailed) as e:
+            raise self._broken(e) from None
+        return self._job.parsed()
+
+    def scratch_name(self) -> str:
+        """The startd removes the directory of this name when its child is gone."""
+        return f"dir_{self._pid}"
+
+    def streams(self, spec: JobSpec, cwd: str) -> Streams:
+        """With file transfer the streams are files in the scratch directory, and the shadow names them."""
+        del cwd
+        if not spec.transfer_files:
+            return spec.streams
+        names = spec.streams
+        stdin = names.stdin
+        if stdin not in _NULL and stdin is not None and self._flag("TransferIn", True):
+            stdin = os.path.basename(stdin)
+        out = STDOUT if self._comes_back(names.stdout, "TransferOut") else names.stdout
+        err = STDERR if self._comes_back(names.stderr, "TransferErr") else names.stderr
+        if out == STDOUT and err == STDERR and names.stdout == names.stderr:
+            err = STDOUT
+        return Streams(stdin, out, err)
+
+    def stream_fds(self) -> dict[str, int]:
+        return {}
+
+    async def fetch_inputs(self, spec: JobSpec, scratch: str) -> None:
+        """Everything that the shadow has for the job, into the fresh directory ``scratch``."""
+        self._scratch = scratch
+        if not spec.transfer_files:
+            return
+        executable = os.path.basename(spec.cmd) if spec.transfer_executable else ""
+        try:
+            stream = await self._files(Command.FILETRANS_UPLOAD)
+            try:
+                took = await download(stream, _unquoted(self._job, "TransferKey"), scratch, executable)
+            finally:
+                stream.close()
+        except (CedarError, OSError) as e:
+            raise self._broken(e, "Failed to transfer files: ") from None
+        self._catalog, self._received = took.catalog, took.size
+        self._log.say("File transfer completed successfully.")
+
+    async def executing(self, spec: JobSpec) -> None:
+        """begin_execution; and the startd hears where we are before anybody asks it."""
+        await self._startd.update([*self._place(), line("CondorScratchDir", self._scratch)])
+        try:
+            await self._calls.begin_execution()
+        except (CedarError, CallFailed) as e:
+            raise self._broken(e) from None
+
+    async def update(self, ad: ClassAd, *, final: bool = False) -> None:
+        """To the startd, and to the shadow. A lost shadow is told by Ask.LOST, not from here."""
+        lines = [*to_lines(ad), *self._place(), line("_condor_JOBINFO_MAXINTERVAL", self._interval(final))]
+        await self._startd.update([*lines, line("CondorScratchDir", self._scratch)])
+        try:
+            if final:
+                await self._event("ActivationExecutionExit")
+            await self._calls.register_job_info(lines)
+        except CallFailed as e:
+            self._log.say(f"The update was not taken: {e}")
+        except CedarError:
+            pass
+
+    async def send_outputs(self, spec: JobSpec, worker: SandboxWorker) -> None:
+        """What the job wants back. The shadow gives the files their names on the submit side."""
+        streams = self.streams(spec, "")
+        own = {s for s in (streams.stdout, streams.stderr) if s in (STDOUT, STDERR)}
+        wanted = Wanted(
+            listed=spec.transfer_output,
+            streams=tuple(sorted(str(s) for s in own)[::-1]),
+            executable=os.path.basename(spec.cmd) if spec.transfer_executable else "",
+            scratch=self._scratch,
+            keep_paths=self._flag("PreserveRelativePaths", False),
+        )
+        try:
+            items = await choose(wanted, worker, self._catalog)
+            stream = await self._files(Command.FILETRANS_DOWNLOAD)
+            try:
+                key = _unquoted(self._job, "TransferKey")
+                sent = await upload(stream, key, items, worker, self._scratch)
+            finally:
+                stream.close()
+        except JobError as e:
+            self._outputs_failed = e.holds
+            raise
+        except (CedarError, OSError) as e:
+            raise self._broken(e, "Failed to transfer files: ") from None
+        self._sent = sent.size
+        self._log.say("File transfer completed successfully.")
+
+    async def finished(self, spec: JobSpec | None, outcome: Outcome, ad: ClassAd) -> None:
+        """The end: to the startd first, then to the shadow, as HTCondor's starter does."""
+        lines = [*to_lines(ad), *self._place()]
+        lines += [line("BytesSent", float(self._sent)), line("BytesRecvd", float(self._received))]
+        await self._startd.update(lines, final=True)
+        try:
+            await self._tell_end(outcome, lines)
+        except CallFailed as e:
+            self._log.say(f"The end of the job was not taken: {e}")
+        except CedarError as e:
+            if not self._outputs_failed:  # then the shadow knows it already, and has hung up
+                self._log.say(f"Failed to send job exit status to shadow: {e}")
+                self.exit_status = LOST_SHADOW
+        if outcome.ended_by is not None and outcome.ended_by.ask is Ask.LOST:
+            self.exit_status = LOST_SHADOW
+
+    async def close(self) -> None:
+        """Hang up everywhere."""
+        if self._alive is not None:
+            self._alive.cancel()
+            await asyncio.gather(self._alive, return_exceptions=True)
+        if self._port is not None:
+            await self._port.close()
+        await self._calls.close()
+        await self._startd.close()
+
+    # -- from outside -----------------------------------------------------------------------------
+
+    def signal(self, number: int) -> None:
+        """The process that the startd started has got this signal."""
+        if (ask := command_port.ask_for_signal(number)) is not None:
+            self.ask(Request(ask, f"signal {number}"))
+
+    def ask(self, request: Request) -> None:
+        """Somebody wants something of the job."""
+        if request.code or request.subcode:
+            self._log.say(f"Got vacate code={request.code} subcode={request.subcode} reason={request.reason}")
+        self.requests.put_nowait(request)
+
+    def _shadow_lost(self, reason: str) -> None:
+        self._log.say(f"Lost connection to shadow: {reason}")
+        self.requests.put_nowait(Request(Ask.LOST, f"Lost connection to shadow: {reason}"))
+
+    def _startd_gone(self, reason: str) -> None:
+        self._log.say(f"The startd is gone: {reason}")
+        self.requests.put_nowait(Request(Ask.VACATE_FAST, "The startd is gone"))
+
+    def _serve(self, inherited: Inherited) -> CommandPort | None:
+        if inherited.listener is None:
+            self._log.say("No command port was inherited: the job cannot be suspended or vacated gently")
+            return None
+        self._log.say(f"DaemonCore: command socket at {self._address}")
+        commands = command_port.Commands(self.ask, self._startd.version)
+        return CommandPort(
+            inherited.listener,
+            self._keyring,
+            commands.handle,
+            command_port.allowed,
+            self._log.say,
+            shared=bool(inherited.where.endpoint),
+        )
+
+    # -- what is told -----------------------------------------------------------------------------
+
+    async def _tell_end(self, outcome: Outcome, lines: list[str]) -> None:
+        ended, error = outcome.ended_by, outcome.error
+        if ended is not None and ended.ask is Ask.LOST:
+            return
+        if error is not None:
+            if self._outputs_failed and not self._calls.lost:
+                await self._calls.job_termination(lines)
+            await self._calls.ulog(self._failure(error))
+        elif ended is not None and ended.ask is Ask.HOLD:
+            if ended.code > 0:  # the startd's own wish: the shadow has to hear it from us
+                await self._calls.ulog(self._failure(JobError(ended.code, ended.subcode, ended.reason)))
+        else:
+            reason = _exit_reason(outcome)
+            await self._calls.job_exit(-1 if outcome.status is None else outcome.status, reason, lines)
+
+    def _failure(self, error: JobError) -> list[str]:
+        """The event that makes the shadow hold the job, or run it again. Old shadows know only hold codes."""
+        shadow = version_of(self._job.expression("ShadowVersion") or "")
+        event = {
+            "MyType": "RemoteErrorEvent",
+            "EventTypeNumber": 21,
+            "EventTime": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "Daemon": "starter",
+            "ErrorMsg": error.text,
+        }
+        if error.holds or shadow >= _VACATE_CODES_SINCE:
+            event |= {"HoldReasonCode": error.code, "HoldReasonSubCode": error.subcode}
+        return [line(name, value) for name, value in event.items() if isinstance(value, str | int)]
+
+    async def _event(self, kind: str) -> None:
+        try:
+            await self._calls.event([line("EventType", kind)])
+        except CallFailed:
+            pass  # a shadow that does nothing with it says so with an error
+
+    def _registration(self) -> list[str]:
+        machine = self._machine
+        resources = (_unquoted(machine, "MachineResources") or "Cpus Memory Disk").split()
+        told = (_unquoted(self._job, "UserLogExecuteEventAttrs")).replace(",", " ").split()
+        names = ["Name", "Machine", "UidDomain", "FileSystemDomain", "MachineResources", *resources, *told]
+        names += [f"Assigned{r}" for r in resources]
+        ad = machine.lines(dict.fromkeys(n for n in names if n not in ("StarterIpAddr", "SlotAd")))
+        ad += [*self._place(), line("MyAddress", str(self._address)), line("HasReconnect", False)]
+        ad += [line("CondorVersion", CONDOR_VERSION), line("CondorPlatform", CONDOR_PLATFORM)]
+        if self._execute:
+            ad.append(line("CondorScratchDir", f"{self._execute}/{self.scratch_name()}"))
+        return [*ad, f"SlotAd = {machine.nested()}"]
+
+    def _place(self) -> list[str]:
+        return [line("StarterIpAddr", str(self._address))] if self._port else []
+
+    def _interval(self, final: bool) -> int:
+        """How long the shadow may have to wait for the next update; -1: it need not wait for any."""
+        return -1 if final else int(_UPDATES_PER_INTERVAL * self._knobs.number("STARTER_UPDATE_INTERVAL"))
+
+    # -- small things -----------------------------------------------------------------------------
+
+    async def _take_sessions(self) -> None:
+        """Keys for the file transfers, and for a shadow that calls us."""
+        try:
+            claim, self._files_session = await self._calls.sessions()
+        except CallFailed as e:
+            self._log.say(f"The shadow gives no session for file transfers: {e}")
+            return
+        self._keyring.add(claim)
+
+    async def _files(self, command: int) -> Stream:
+        """A connection for one transfer."""
+        if self._files_session is None:
+            raise CedarError("there is no session for file transfers with this shadow")
+        try:
+            address = Sinful.parse(_unquoted(self._job, "TransferSocket"))
+        except BadSinful as e:
+            raise CedarError(f"TransferSocket: {e}") from None
+        return await open_command(
+            Target(address, command, self._files_session, str(self._address), CALL_SECONDS)
+        )
+
+    def _broken(self, e: Exception, prefix: str = "") -> JobError:
+        """What a broken connection means for the job: it is not to blame, and runs again."""
+        return JobError(Hold.STARTER_ERROR, 0, f"{prefix}{e}", Blame.SYSTEM)
+
+    def _comes_back(self, name: str | None, attribute: str) -> bool:
+        return name not in _NULL and self._flag(attribute, True)
+
+    def _flag(self, name: str, default: bool) -> bool:
+        """A literal boolean of the job's ad."""
+        text = (self._job.expression(name) or "").lower()
+        return text != "false" if default else text == "true"
+
+
+def _exit_reason(outcome: Outcome) -> int:
+    if outcome.ended_by is not None:
+        return _Reason.KILLED if outcome.ended_by.ask is Ask.REMOVE else _Reason.SHOULD_REQUEUE
+    if outcome.status is None:
+        return _Reason.NOT_STARTED
+    return _Reason.COREDUMPED if os.WIFSIGNALED(outcome.status) and os.WCOREDUMP(outcome.status) else 100
+
+
+def _unquoted(ad: WireAd, name: str) -> str:
+    """A string literal's value; "" for anything else."""
+    text = ad.expression(name) or ""
+    return text[1:-1].replace('\\"', '"') if len(text) >= 2 and text[0] == text[-1] == '"' else ""
