@@ -290,9 +290,7 @@ MEMORY = 4096
 BASE_CGROUP = $BASE_GROUP
 STARTER = $(starter_path)
 MOUNT_UNDER_SCRATCH = "/tmp,/var/tmp"
-# Ours has a pid namespace for each job. The genuine one then execs a helper first and so takes a program that is not
-# there for one that ran; it is the default there, too, to do without.
-USE_PID_NAMESPACES = $([ "$POOL_STARTER" = genuine ] && echo false || echo true)
+USE_PID_NAMESPACES = true
 # A pool of one user's short jobs: no waiting for the next round of anything.
 NEGOTIATOR_INTERVAL = 1
 NEGOTIATOR_CYCLE_DELAY = 1
