@@ -24,7 +24,9 @@ from condor_starter.procd.cgroups.v2 import V2
 
 __all__ = ["Base", "CgroupError", "Tracker", "base", "remove_base"]
 
-_NAP = 0.02  # seconds between looks while waiting for what no file announces
+_NAP = 0.02  # seconds between looks while an event may tell
+_BEAT = 0.001  # seconds between looks where no event will
+_KILL_AGAIN = 0.1  # seconds until what a complete kill round left dying is killed once more
 _V2_FREEZE = 0.25  # seconds for v2 to freeze alone: twice what a live fork bomb of 1000 needs
 _SHOWN = 5  # processes that a message about leftovers names
 
@@ -42,6 +44,7 @@ class Tracker:
             self._oom = OomV1(self._v1.dirs["memory"], adopted)
         elif self._v2 is not None:
             self._oom = OomV2(self._v2.path)
+        self._killed_until = 0.0
         self._sampler = Sampler(self._v1.dirs, dirs.get("v2", ""))
 
     # -- life ------------------------------------------------------------------
@@ -88,6 +91,7 @@ class Tracker:
     def close(self) -> None:
         """Give up the descriptors; the cgroups stay."""
         self._sampler.close()
+        self._v1.close()
         if self._oom is not None:
             self._oom.close()
         if self._v2 is not None:
@@ -106,7 +110,8 @@ class Tracker:
             if time.monotonic() >= end:
                 return self._leftovers(left, why)
             self.kill()
-            self._nap(end)
+            self._until(lambda: not self.populated(), min(end, time.monotonic() + _KILL_AGAIN))
+            time.sleep(_BEAT)
 
     def _remove_once(self) -> tuple[list[str], str]:
         left, why = [], ""
@@ -222,16 +227,30 @@ class Tracker:
     def kill(self) -> None:
         """One round of SIGKILL for everything in the box; call again while :meth:`populated`.
 
-        Does not wait, but for at most v1.FREEZE_WAIT where only v1's freezer can stop forks.
+        Does not wait, but for v1.FREEZE_WAIT at most where only v1's freezer can stop forks. A round that got
+        all that could fork is not repeated for _KILL_AGAIN seconds: that would only hold up the dying.
         """
-        if self._v2 is None:
-            self._v1.kill()
+        now = time.monotonic()
+        alive = self._v2 is None or self._v2.populated()
+        if now < self._killed_until and alive:
+            self._v1.thaw()
             return
-        self._v2.kill()
-        if self._only_v1():
-            self._v1.kill()
+        complete = self._v2 is None or self._v2.kill()
+        if self._v2 is None or self._v1_has_more(alive):
+            complete = self._v1.kill() and complete
         else:
             self._v1.thaw()  # v1's FROZEN holds up even cgroup.kill
+        self._killed_until = now + _KILL_AGAIN if complete else 0.0
+
+    def _v1_has_more(self, alive: bool) -> bool:
+        """Whether there is something that cgroup.kill does not reach.
+
+        While the v2 tree is ``alive`` a look costs more the more processes there are, so only sub-cgroups are
+        a reason for it; for what sits in the box's own v1 cgroups alone a round after that is soon enough.
+        """
+        if alive:
+            return self._v1.nested() and bool(self._only_v1())
+        return self._v1.populated()
 
     def _only_v1(self) -> set[int]:
         """Processes that are in the v1 hierarchies and not in the v2 tree.
@@ -250,15 +269,13 @@ class Tracker:
         return True
 
     def _nap(self, end: float) -> None:
-        """Wait for the v2 cgroup's next event, or for a moment where there is none."""
-        seconds = max(0.0, min(_NAP, end - time.monotonic()))
-        fd = self._v2.events.fd if self._v2 is not None else -1
-        if fd < 0:
-            time.sleep(min(seconds, 0.002))
+        """Wait for the next event of the v2 cgroup, or for a moment where there is none to come."""
+        if self._v2 is None or not self._v2.populated():
+            time.sleep(_BEAT)
             return
         poll = select.poll()
-        poll.register(fd, select.POLLPRI)
-        poll.poll(seconds * 1000)
+        poll.register(self._v2.events.fd, select.POLLPRI)
+        poll.poll(max(0.0, min(_NAP, end - time.monotonic())) * 1000)
 
 
 def _make_fresh(path: str) -> None:

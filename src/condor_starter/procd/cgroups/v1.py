@@ -14,7 +14,7 @@ from condor_starter.isolation.boxplan import Limits
 from condor_starter.procd.cgroups import files
 
 SIGKILL = 9
-FREEZE_WAIT = 0.03  # seconds that one kill round waits for FROZEN; processes that come through die next round
+FREEZE_WAIT = (0.1, 0.005)  # seconds that a kill round waits for FROZEN: the first one, and at least
 CPU_SHARES = (2, 262144)  # the kernel's range
 
 
@@ -25,6 +25,8 @@ class V1:
         self.dirs = dirs
         self.paths = tuple(dict.fromkeys(dirs.values()))  # co-mounted controllers share one
         self.freezer = dirs.get("freezer", "")
+        self._state = files.Kept(f"{self.freezer}/freezer.state" if self.freezer else "")
+        self._freeze_wait = FREEZE_WAIT[0]
 
     def join_files(self) -> list[str]:
         """The files into which a process writes "0" to join."""
@@ -33,9 +35,7 @@ class V1:
     def limit_memory(self, limits: Limits) -> list[str]:
         """memory.limit_in_bytes, memory.memsw.limit_in_bytes = memory + swap; notes of what was refused."""
         if limits.memory is None:
-            return (
-                ["swap limit: v1 can limit swap only together with memory"] if limits.swap is not None else []
-            )
+            return ["swap limit: v1 can limit swap only together with memory"] * (limits.swap is not None)
         path = self.dirs["memory"]
         notes = files.attempt("memory limit", f"{path}/memory.limit_in_bytes", str(limits.memory))
         if limits.swap is not None:
@@ -77,25 +77,42 @@ class V1:
 
     def thaw(self) -> None:
         """Thaw the subtree, parents first: a sub-cgroup that froze by itself stays frozen otherwise."""
-        if not self.freezer:
+        if not self.freezer or (self._state.read() == b"THAWED\n" and not files.nested(self.freezer)):
             return
         for fd in files.walk(self.freezer):
             files.offer("freezer.state", "THAWED", fd)
 
-    def kill(self) -> None:
-        """One round: freeze, SIGKILL every process of every hierarchy's subtree, thaw; FREEZE_WAIT at most.
+    def kill(self) -> bool:
+        """One round: freeze, SIGKILL every process of every hierarchy's subtree, thaw.
 
-        While it is frozen a process can neither fork nor leave its pid to another.
+        While it is frozen a process can neither fork nor leave its pid to another: True when all were.
         """
-        if self.freeze():
-            end = time.monotonic() + FREEZE_WAIT
-            while not self.frozen() and time.monotonic() < end:
-                time.sleep(0.001)
+        if not self.populated():  # freezing costs more than looking, even when there is nothing to freeze
+            self.thaw()
+            return True
+        complete = self._hold()
         try:
             for pid in self.pids():
                 kill_process(pid)
         finally:
             self.thaw()
+        return complete
+
+    def _hold(self) -> bool:
+        """Freeze and wait for it, less long from round to round: something may never stop."""
+        if not self.freeze():
+            return False
+        end = time.monotonic() + self._freeze_wait
+        while not self.frozen():
+            if time.monotonic() >= end:
+                self._freeze_wait = max(self._freeze_wait / 2, FREEZE_WAIT[1])
+                return False
+            time.sleep(0.001)
+        return True
+
+    def close(self) -> None:
+        """Give up the descriptor."""
+        self._state.close()
 
 
 def kill_process(pid: int) -> None:

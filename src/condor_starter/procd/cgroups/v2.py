@@ -75,14 +75,18 @@ class V2:
         for fd in files.walk(self.path):
             files.offer("cgroup.freeze", "0", fd)
 
-    def kill(self) -> None:
-        """SIGKILL everything in the subtree: by cgroup.kill (5.14), else process by process while frozen."""
+    def kill(self) -> bool:
+        """SIGKILL everything in the subtree: by cgroup.kill (5.14), else process by process while frozen.
+
+        True when nothing can have been missed, forks under way included.
+        """
         if files.offer(f"{self.path}/cgroup.kill", "1"):
-            return
+            return True
         self.freeze()
         for pid in self.pids():
             kill_process(pid)
         self.thaw()
+        return False
 
     def close(self) -> None:
         """Give up the descriptor."""
