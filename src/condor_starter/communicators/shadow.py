@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping
 
@@ -49,6 +50,12 @@ LOST_SHADOW = 2
 _NULL = (None, "", "/dev/null")
 _VACATE_CODES_SINCE = (24, 9, 2)
 _UPDATES_PER_INTERVAL = 10  # the shadow gives us up after three times ten missed updates, as HTCondor's does
+
+
+_SIGNAL_LINES: dict[int, str] = {
+    signal.SIGTERM: "Got SIGTERM. Performing graceful shutdown.",
+    signal.SIGQUIT: "Got SIGQUIT.  Performing fast shutdown.",
+}
 
 
 class _Reason:
@@ -262,6 +269,8 @@ class ShadowCommunicator:
 
     def signal(self, number: int) -> None:
         """The process that the startd started has got this signal."""
+        if number in _SIGNAL_LINES:
+            self._log.say(_SIGNAL_LINES[number])
         if (ask := command_port.ask_for_signal(number)) is not None:
             self.ask(Request(ask, f"signal {number}"))
 

@@ -149,8 +149,8 @@ class _Upload:
         await self._stream.send(self._integer(Item.FINISHED), ad)
         theirs = Ack.read(await self._stream.receive())
         if ours.result:
-            told = theirs.reason if theirs.result else ""
-            raise ours.error(told or f"{ours.reason}; SHADOW failed to receive file(s) from {mine}")
+            told = theirs.reason or f"SHADOW failed to receive file(s) from {mine}"
+            raise ours.error(f"{ours.reason}; {told}")
         if theirs.result:
             raise theirs.error(
                 f"STARTER at {host_of(mine)} failed to send file(s) to {peer}; {theirs.reason}"
