@@ -9,6 +9,7 @@ import sys
 from condor_starter.isolation.boxplan import BoxPlan, Identity, Limits, Stdio
 from condor_starter.procd.client import Procd
 
+BASE = "crash-test"
 NAMESPACES = ("pid", "mnt", "ipc", "uts", "cgroup", "net")
 
 
@@ -32,7 +33,7 @@ def plan(execute: str, box: str, *argv: str) -> BoxPlan:
 
 
 async def main(execute: str, run: str, box: str, pause_at: str) -> None:
-    settings = {"execute": execute, "run": run, "client": str(os.getuid()), "base_cgroup": "crash-test"}
+    settings = {"execute": execute, "run": run, "client": str(os.getuid()), "base_cgroup": BASE}
     procd = await Procd.spawn(settings | ({"pause_at": pause_at} if pause_at else {}))
     wish = plan(execute, box, "/bin/sh", "-c", "setsid env -i /bin/sleep 4711 & sleep 0.2")
     await procd.make(box, wish.kind, execute, wish.scratch, wish.cgroup)

@@ -26,10 +26,9 @@ from condor_starter.procd.client import Procd
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces and cgroups")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from one_box import plan  # noqa: E402
+from one_box import BASE, plan  # noqa: E402
 
 STEPS = [s.name for s in steps(plan("/x", "x", "/bin/true"))]
-IN_CHILD = {"own", "mounts", "identity", "cwd", "stdio", "exec"}
 MAIN = Path(sys.modules["condor_starter.procd.client"].__file__ or "").with_name("main.py")
 
 
@@ -88,13 +87,13 @@ async def _next_start(place: Path) -> None:
 
 def _settings(place: Path) -> dict[str, str]:
     run, execute = str(place / "run"), str(place / "execute")
-    return {"execute": execute, "run": run, "client": "0", "base_cgroup": "crash-test"}
+    return {"execute": execute, "run": run, "client": "0", "base_cgroup": BASE}
 
 
 def _leftovers(place: Path, box: str) -> list[str]:
     left = [str(p) for p in (place / "execute").iterdir()]
     left += [str(p) for p in (place / "run" / "ledger").iterdir()]
-    left += [str(p) for p in Path("/sys/fs/cgroup").glob(f"**/crash-test/{box}")]
+    left += [str(p) for p in Path("/sys/fs/cgroup").glob(f"*/{BASE}/{box}")]
     left += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(place) in line]
     for proc in Path("/proc").glob("[0-9]*"):
         try:

@@ -18,6 +18,7 @@ from condor_starter.procd.client import Procd, ProcdError
 ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not ROOT, reason="needs root: boxes for other users")
 ALL = ("pid", "mnt", "ipc", "uts", "cgroup", "net")
+BASE = f"procd-test-{os.getpid()}"
 NOBODY = pwd.getpwnam("nobody")
 
 
@@ -80,9 +81,7 @@ class Boxes:
         """Everything of ours that is still there."""
         left = [str(p) for p in self.execute.iterdir()]
         left += [str(p) for p in (self.run / "ledger").iterdir()]
-        for base in Path("/sys/fs/cgroup").rglob(f"t{os.getpid()}_*"):
-            left.append(str(base))
-        return left
+        return left + [str(p) for p in Path("/sys/fs/cgroup").glob(f"*/{BASE}/*") if p.is_dir()]
 
 
 WithBoxes = Callable[[Boxes], Awaitable[None]]
@@ -116,7 +115,7 @@ async def _private(base: Path, extra: dict[str, str]) -> AsyncIterator[Boxes]:
         "execute": str(base / "execute"),
         "run": str(base / "run"),
         "client": str(os.getuid()),
-        "base_cgroup": f"procd-test-{os.getpid()}",
+        "base_cgroup": BASE,
     }
     procd = await Procd.spawn(settings | extra)
     b = Boxes(procd, base)
@@ -125,6 +124,7 @@ async def _private(base: Path, extra: dict[str, str]) -> AsyncIterator[Boxes]:
     finally:
         await procd.close()
     assert b.leftovers() == []
+    assert [str(p) for p in Path("/sys/fs/cgroup").glob(f"*/{BASE}")] == []
 
 
 @pytest.mark.req("G8", "S1")

@@ -148,12 +148,13 @@ class Step(NamedTuple):
 # The steps of every kind, in order: executor, journal, sweep and fault injection all use these names.
 _STEPS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "box": (
-        ("record", "write the box into the ledger", "close the ledger entry with one terminal record"),
-        ("own", "give the scratch directory to {user}", "remove {scratch} beneath {execute}"),
+        ("record", "write the box into the ledger, make {scratch}", "close the entry: one terminal record"),
         ("cgroup", "make the cgroup {cgroup} and set {limits}", "kill what is in it and remove it"),
-        ("clone", "clone the box's init into the cgroup with new namespaces {namespaces}", "kill the init"),
+        ("clone", "an init with new namespaces {namespaces} goes into the cgroup", "kill the init"),
+        ("own", "give the scratch directory to {user}", "remove {scratch} beneath {execute}"),
         ("mounts", "private {private}, binds {binds}, /proc, root {root}", "gone with the namespace"),
         ("identity", "rlimits, ids {user}, no_new_privs, no capability", "gone with the process"),
+        ("cwd", "change to {cwd} as {user}", "gone with the process"),
         ("stdio", "open stdin, stdout and stderr as {user}", "gone with the process"),
         ("exec", "start {argv}", "kill the cgroup"),
         ("run", "wait for the main process", "kill the cgroup"),
@@ -181,6 +182,7 @@ def steps(plan: BoxPlan) -> tuple[Step, ...]:
         "binds": ",".join(b.target for b in plan.binds) or "(none)",
         "root": plan.chroot or "of the host",
         "argv": " ".join(plan.argv),
+        "cwd": plan.cwd,
     }
     return tuple(
         Step(i, name, what.format(**words), undo.format(**words))

@@ -24,6 +24,7 @@ from condor_starter.isolation.boxplan import BoxExit, BoxPlan, Identity, Usage, 
 from condor_starter.procd import build, collect, faultpoint, fds, syscalls
 from condor_starter.procd.cgroups import foreign
 from condor_starter.procd.cgroups.base import Base
+from condor_starter.procd.cgroups.files import CgroupError
 from condor_starter.procd.cgroups.tracker import Tracker
 from condor_starter.procd.family import Family, needed
 from condor_starter.procd.ledger import Entry
@@ -78,6 +79,7 @@ class Keeper(Protocol):
     private: bool
 
     def base(self) -> Base: ...
+    def renew_base(self) -> Base: ...
     def take_spare(self, namespaces: tuple[str, ...]) -> build.Spare: ...
     def make_spare(self, namespaces: tuple[str, ...]) -> None: ...
     def exited(self, ended: BoxExit) -> None: ...
@@ -148,7 +150,12 @@ class Box:
             self.family = Tree(0)
             return [*self.family.limit(plan.limits), *base.notes]
         self._cgroup_path = f"{base.path}/{plan.cgroup}"
-        self.family = tracker = Tracker.create(base, plan.cgroup)
+        try:
+            self.family = tracker = Tracker.create(base, plan.cgroup)
+        except CgroupError as e:
+            if e.errno != errno.ENOENT:
+                raise
+            self.family = tracker = Tracker.create(needed(self._keeper.renew_base(), plan.kind), plan.cgroup)
         return tracker.limit(plan.limits)
 
     def _own_container(self, plan: BoxPlan) -> None:

@@ -97,6 +97,7 @@ def _detach(namespaces: tuple[str, ...], report: socket.socket) -> None:
     while (fd := os.open("/dev/null", os.O_RDWR)) < 3:
         pass  # descriptors 0, 1 and 2 are never anything else's
     os.close(fd)
+    syscalls.set_name("starter_init")
     init.block_signals()
     os.setsid()
     syscalls.new_session_keyring()

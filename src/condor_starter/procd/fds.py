@@ -64,12 +64,14 @@ def reopen(path: str, fd: int) -> int:
     raise FileNotFoundError(2, f"{path} was replaced")
 
 
-def ensure_directory(dirfd: int, path: str, mode: int = 0o755) -> int:
-    """O_PATH descriptor of directory ``path`` beneath ``dirfd``, made where it is missing."""
+def ensure_directory(dirfd: int, path: str, mode: int = 0o755, owner: tuple[int, int] | None = None) -> int:
+    """O_PATH descriptor of directory ``path`` beneath ``dirfd``; what is missing is made, for ``owner``."""
     fd = os.dup(dirfd)
     for part in [p for p in path.split("/") if p]:
         try:
             os.mkdir(part, mode, dir_fd=fd)
+            if owner:
+                os.chown(part, *owner, dir_fd=fd, follow_symlinks=False)
         except FileExistsError:
             pass
         finally:

@@ -76,6 +76,7 @@ def serve(settings: Settings, private: int) -> None:
     gc.freeze()
     gc.disable()  # no cycles are made per box, and a collection would touch every page that children share
     server.loop.run()
+    server.leave()
 
 
 def _listener(settings: Settings) -> socket.socket:

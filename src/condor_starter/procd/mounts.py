@@ -132,11 +132,10 @@ class View:
             self.notes.append(f"{op.target}: not private, because the scratch directory lies beneath it")
             return
         target = self._open(op.target, os.O_PATH | os.O_DIRECTORY)
-        source = fds.ensure_directory(self._scratch, op.source, 0o700)
+        who = self._plan.identity
+        source = fds.ensure_directory(self._scratch, op.source, 0o755, (who.uid, who.gid))
         try:
-            if os.fstat(source).st_uid == os.geteuid():
-                os.chown(fds.proc_path(source), self._plan.identity.uid, self._plan.identity.gid)
-                os.chmod(fds.proc_path(source), 0o1777)
+            os.chmod(fds.proc_path(source), 0o1777)
             syscalls.mount(fds.proc_path(source), fds.proc_path(target), "", MS_BIND)
         finally:
             os.close(source)

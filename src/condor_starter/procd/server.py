@@ -58,6 +58,22 @@ class Server:
             self._base = make_base(read_layout(), name, os.geteuid() == 0) if name else off
         return self._base
 
+    def renew_base(self) -> Base:
+        """The base has vanished: another procd, at its end, took the empty one away. Make it again."""
+        self._base = None
+        return self.base()
+
+    def leave(self) -> None:
+        """Our last act: the spare and, unless others use it, the base cgroup go."""
+        if self._spare is not None:
+            self.loop.unwatch(self._spare.pidfd)
+            self._discard(self._spare)
+        for path in reversed(self._base.dirs.values() if self._base else ()):
+            try:
+                os.rmdir(path)
+            except OSError:
+                continue  # somebody's boxes are in it
+
     def take_spare(self, namespaces: tuple[str, ...]) -> build.Spare:
         """An init with these namespaces: the one that waits, or a new one. Raises OSError."""
         waiting, self._spare = self._spare, None

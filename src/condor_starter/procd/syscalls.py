@@ -185,6 +185,14 @@ def prctl(option: int, value: int = 0) -> int:
     return _checked(_libc.prctl(option, value, 0, 0, 0), "prctl", option, value)
 
 
+def set_name(name: str) -> None:
+    """Our name in /proc/PID/comm, at most 15 bytes."""
+    _checked(
+        _libc.prctl(PR_SET_NAME, ctypes.addressof(ctypes.create_string_buffer(name.encode())), 0, 0, 0),
+        "prctl",
+    )
+
+
 def drop_bounding_set() -> None:
     """Remove every capability from the bounding set, so that no exec can bring one back."""
     for cap in range(64):
