@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import classad2
+
 from condor_starter.job import Blame, Hold, JobError
 from condor_starter.sandbox.ads import print_ad
 from condor_starter.sandbox.environment import JOB_AD, MACHINE_AD
@@ -36,9 +38,11 @@ def public_ad(ad: ClassAd) -> str:
     """The ad as text for the job's eyes: without HTCondor's private attributes."""
     secret = [n for n in ad.keys() if n.lower() in _SECRET or n.lower().startswith("_condor_priv")]  # noqa: SIM118
     if secret:
-        ad = type(ad)(ad)
+        shown = classad2.ClassAd()
+        shown.update(ad)
         for name in secret:
-            del ad[name]
+            del shown[name]
+        ad = shown
     return print_ad(ad)
 
 
