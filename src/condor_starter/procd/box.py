@@ -156,6 +156,7 @@ class Box:
             if e.errno != errno.ENOENT:
                 raise
             self.family = tracker = Tracker.create(needed(self._keeper.renew_base(), plan.kind), plan.cgroup)
+        tracker.oom_fd()  # v1 counts a limit's victims only from the moment somebody has asked to be told
         return tracker.limit(plan.limits)
 
     def _own_container(self, plan: BoxPlan) -> None:
