@@ -197,7 +197,7 @@ class DockerRunner:
         await self._until_death(self._watch, self._pumping)
         duration = time.monotonic() - self._began
         state = await self._final_state(self._watch)
-        await self._drained()
+        await self._drained(DRAIN if self._watch.died else 1.0)
         ended = await self._empty()
         return ended._replace(
             status=signal.SIGKILL if state is None else wait_status(state.code),
@@ -244,15 +244,15 @@ class DockerRunner:
             raise cannot_run(state.error)
         return state
 
-    async def _drained(self) -> None:
-        """Until the rest of the output is written; a reader that takes nothing for long ends it."""
+    async def _drained(self, patience: float) -> None:
+        """Until the rest of the output is written; ``patience`` seconds without progress end it."""
         assert self._pumping is not None
         assert self._pump is not None
         while not self._pumping.done():
             before = self._pump.moved
-            await asyncio.wait({self._pumping}, timeout=DRAIN)
+            await asyncio.wait({self._pumping}, timeout=patience)
             if not self._pumping.done() and self._pump.moved == before:
-                self._say(f"Nobody read the job's output for {DRAIN:.0f} s: the rest is dropped")
+                self._say(f"The job's output did not move for {patience:.0f} s: the rest is dropped")
                 self._pumping.cancel()
                 await asyncio.gather(self._pumping, return_exceptions=True)
                 return

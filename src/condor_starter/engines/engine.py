@@ -34,9 +34,10 @@ from condor_starter.isolation.docker import (
 from condor_starter.knobs import Knobs
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
+PROBE_TIMEOUT = 10
 CALL_TIMEOUT = 60
 PULL_SILENCE = 600
-"""Seconds: one call; the longest silence of the engine while it fetches an image."""
+"""Seconds: one answer to a probe, to a call; the longest silence of the engine while it fetches an image."""
 
 _T = TypeVar("_T")
 _NOT_EXECUTED = (126, 127)
@@ -84,7 +85,7 @@ class DockerEngine:
     async def probe(self) -> EngineFacts:
         """Ask the engine who it is. Never raises: without a usable engine the facts say why."""
         try:
-            self.facts = await self._call(lambda api: _facts(api.version(), api.info()))
+            self.facts = await self._call(lambda api: _facts(api.version(), api.info()), PROBE_TIMEOUT)
         except EngineError as e:
             self.facts = EngineFacts(reason=e.text)
         return self.facts
@@ -96,7 +97,7 @@ class DockerEngine:
         if pull == "never":
             raise cannot_pull(image, "it is not on this machine, and the job's pull policy is never")
         try:
-            await self._call(lambda api: _pull(api, image), pulling=True)
+            await self._call(lambda api: _pull(api, image), PULL_SILENCE)
         except EngineError as e:
             if e.status == 0 and _unreachable(self.host):
                 raise engine_failed(f"cannot pull image {image}", e.text) from e
@@ -231,15 +232,15 @@ class DockerEngine:
             if e.status not in ignored:
                 raise engine_failed(what, e.text) from e
 
-    async def _call(self, work: Callable[[Any], _T], *, pulling: bool = False) -> _T:
+    async def _call(self, work: Callable[[Any], _T], timeout: int = CALL_TIMEOUT) -> _T:  # noqa: ASYNC109
         """Run ``work(client)`` in a thread. A cancelled call is waited for: what it made must be known."""
         loop = asyncio.get_running_loop()
-        pool = self._pulls if pulling else self._calls
-        call = loop.run_in_executor(pool, self._guarded, work, PULL_SILENCE if pulling else CALL_TIMEOUT)
+        pool = self._pulls if timeout == PULL_SILENCE else self._calls
+        call = loop.run_in_executor(pool, self._guarded, work, timeout)
         try:
             return await asyncio.shield(call)
         except asyncio.CancelledError:
-            if not pulling:  # an image that arrives late does no harm
+            if timeout != PULL_SILENCE:  # an image that arrives late does no harm
                 await asyncio.wait([call])
             raise
 
@@ -268,6 +269,7 @@ class DockerEngine:
 
             client = self._clients.client = APIClient(base_url=self.host, version="auto", timeout=timeout)
             self._made.append(client)
+        client.timeout = timeout
         return client
 
     def _open_events(self, filters: dict[str, Any]) -> Any:
