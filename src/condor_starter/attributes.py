@@ -58,7 +58,7 @@ def value_of(ad: ClassAd, name: str) -> Any:
         check_cost(ad, name)
         try:
             raw = ad.eval(name)
-        except classad2.ClassAdException:
+        except (classad2.ClassAdException, ValueError, OverflowError):
             raise BadAttribute(
                 f"{name} = {_short(ad, name)} cannot be evaluated: correct the expression."
             ) from None

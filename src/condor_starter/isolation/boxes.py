@@ -76,7 +76,7 @@ def limits(site: Site) -> Limits:
     return Limits(
         memory=memory,
         swap=0 if memory is not None and knobs.flag("DISABLE_SWAP_FOR_JOB") else None,
-        cpu_shares=max(2, int(100 * _number(site.machine.get("Cpus"), 1))),
+        cpu_shares=max(2, int(100 * _slot(site, "Cpus", 1))),
         pids=pids if pids > 0 else None,
     )
 
@@ -85,7 +85,7 @@ def _memory(site: Site) -> int | None:
     """Bytes: CGROUP_MEMORY_LIMIT_POLICY hard (the slot's Memory) or custom (an expression); else none."""
     match site.knobs.text("CGROUP_MEMORY_LIMIT_POLICY").strip('" ').lower():
         case "hard":
-            megabytes = _number(site.machine.get("Memory"), 0)
+            megabytes = _slot(site, "Memory", 0)
         case "custom":
             megabytes = _number(expression(site, "CGROUP_HARD_MEMORY_LIMIT_EXPR"), 0)
         case _:
@@ -104,10 +104,16 @@ def expression(site: Site, knob: str) -> Any:
         raise JobError(Hold.STARTER_ERROR, 0, f"The knob {knob} of this machine: {e}", Blame.SITE) from None
 
 
+def _slot(site: Site, name: str, default: float) -> float:
+    """A number of the slot's ad."""
+    try:
+        return _number(attributes.number(site.machine, name), default)
+    except BadAttribute as e:
+        raise JobError(Hold.STARTER_ERROR, 0, f"The machine's ad: {e}", Blame.SITE) from None
+
+
 def _number(value: Any, default: float) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**40:
-        return float(value)
-    return default
+    return float(value) if type(value) in (int, float) and 0 < value < 2**40 else default
 
 
 def rlimits(spec: JobSpec, site: Site) -> tuple[Rlimit, ...]:

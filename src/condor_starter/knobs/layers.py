@@ -144,7 +144,7 @@ def _yaml_layer(path: Path) -> dict[str, _Value]:
 
 def _python(node: yaml.Node, where: str) -> Any:
     try:
-        return yaml.safe_load(yaml.serialize(node))
+        return yaml.SafeLoader("").construct_object(node, deep=True)
     except yaml.YAMLError as e:
         raise KnobError(f"{where}: {e}") from None
 

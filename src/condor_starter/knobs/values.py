@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -30,7 +31,7 @@ def _text(value: Any) -> str:
 def _integer(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    found = _calculated(_plain(value))
+    found = _calculated(value)
     if found is None or found != int(found):
         raise ValueError(f"expected a whole number, found {_what(value)}")
     return int(found)
@@ -45,25 +46,28 @@ def _size(value: Any) -> int:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    found = _calculated(_plain(value))
+    found = _calculated(value)
     if found is None:
         raise ValueError(f"expected a number, found {_what(value)}")
     return found
 
 
-def _calculated(text: str) -> float | None:
+def _calculated(text: Any) -> float | None:
     """A number as condor_config may have it: ``600`` or ``10 * 60``; None if it is none."""
-    try:
+    if isinstance(text, int | float) and not isinstance(text, bool):
         return float(text)
+    if not isinstance(text, str):
+        return None
+    try:
+        return float(text) if math.isfinite(float(text)) else None
     except ValueError:
         pass
     try:
         value = classad2.ExprTree(text).eval()
-    except (classad2.ClassAdException, ValueError):
+    except (classad2.ClassAdException, ValueError, SyntaxError):
         return None
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    # type(): the library's Value.Undefined is an int, too
+    return float(value) if type(value) in (int, float) else None
 
 
 def _flag(value: Any) -> bool:

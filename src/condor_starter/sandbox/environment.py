@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from condor_starter import attributes
 from condor_starter.arguments import environment_v1, environment_v2
 from condor_starter.job import JobSpec
 from condor_starter.knobs import Knobs
@@ -46,7 +47,7 @@ def job_environment(
     env = _inherit(knobs.text("JOB_INHERITS_STARTER_ENVIRONMENT"), inherited)
     env |= _admin(knobs.text("STARTER_JOB_ENVIRONMENT"))
     env |= spec.environment
-    cpus = str(max(1, int(machine.get("Cpus", 1))))
+    cpus = str(max(1, int(attributes.number(machine, "Cpus") or 1)))
     for name in knobs.words("STARTER_NUM_THREADS_ENV_VARS"):
         env.setdefault(name, cpus)
     env |= _computed(knobs, place)
