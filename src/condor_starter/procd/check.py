@@ -95,7 +95,7 @@ def _stream(name: str, stream: Stdio, descriptors: int) -> None:
 
 
 def _absolute(where: str, path: str) -> None:
-    if not path.startswith("/") or os.path.normpath(path) != path or path == "/":
+    if path[:1] != "/" or path[:2] == "//" or os.path.normpath(path) != path or path == "/":
         raise PlanError(f"{where}: expected an absolute path without '..', got {path!r}")
 
 

@@ -112,5 +112,5 @@ def _check(settings: Settings) -> Settings:
 
 
 def _absolute(key: str, path: str) -> None:
-    if not path.startswith("/") or os.path.normpath(path) != path:
+    if not path.startswith("/") or path.startswith("//") or os.path.normpath(path) != path:
         raise SettingsError(f"{key}: expected an absolute path without '..' or '//', got {path!r}")
