@@ -29,15 +29,19 @@ class StarterLog:
     """One log: a file that is rotated, or an open stream. Never raises for a full disk: the job goes on.
 
     ``target`` is a path, a text stream (stderr for ``-t``), or None for no log at all. ``header`` stands
-    before every text (``-header``). ``limit`` is MAX_STARTER_LOG in bytes; 0 never rotates. The file is opened for
-    appending at the first line, so that two starters of one slot can share it.
+    before every text (``-header``). ``limit`` is MAX_STARTER_LOG in bytes; 0 never rotates. ``pid`` is the
+    process that the startd knows as its starter; 0 is ours. The file is opened for appending at the first
+    line, so that two starters of one slot can share it.
     """
 
-    def __init__(self, target: Path | TextIO | None, header: str = "", *, limit: int = 0) -> None:
+    def __init__(
+        self, target: Path | TextIO | None, header: str = "", *, limit: int = 0, pid: int = 0
+    ) -> None:
         self._path = target if isinstance(target, Path) else None
         self._stream = None if isinstance(target, Path) else target
         self._header = header
         self._limit = limit
+        self._pid = pid
         self._fd: int | None = None
         self._size = 0
 
@@ -45,10 +49,16 @@ class StarterLog:
         """One line; ``fields`` are appended as ``key=value``."""
         words = "".join(f" {k}={v}" for k, v in fields.items())
         stamp = time.strftime("%m/%d/%y %H:%M:%S")
-        self._write(f"{stamp} (pid:{os.getpid()}) {self._header}{escape(text + words)}\n")
+        self._write(f"{stamp} (pid:{self._whose()}) {self._header}{escape(text + words)}\n")
 
-    def banner(self, program: str) -> None:
-        """The start-up lines by which operators and tools find the beginning of a run."""
+    def _whose(self) -> int:
+        return self._pid or os.getpid()
+
+    def banner(self, program: str, *versions: str) -> None:
+        """The start-up lines by which operators and tools find the beginning of a run.
+
+        ``versions``: what the program says to its peers, ``$CondorVersion: ...$`` and the platform.
+        """
         bar = "*" * 54
         lines = [
             bar,
@@ -57,7 +67,8 @@ class StarterLog:
             "** SubsystemInfo: name=STARTER type=STARTER(7) class=DAEMON(1)",
             "** Configuration: subsystem:STARTER local:<NONE> class:DAEMON",
             f"** condor_starter in Python {__version__}",
-            f"** PID = {os.getpid()} RealUID = {os.getuid()}",
+            *(f"** {version}" for version in versions),
+            f"** PID = {self._whose()} RealUID = {os.getuid()}",
             f"** Log last touched {self._last_touched()}",
             bar,
         ]
@@ -66,7 +77,7 @@ class StarterLog:
 
     def goodbye(self, status: int) -> None:
         """The last line of a run."""
-        self.say(f"**** condor_starter (condor_STARTER) pid {os.getpid()} EXITING WITH STATUS {status}")
+        self.say(f"**** condor_starter (condor_STARTER) pid {self._whose()} EXITING WITH STATUS {status}")
 
     def close(self) -> None:
         """Close the file; a later line opens it again. A stream is its owner's."""

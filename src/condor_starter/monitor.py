@@ -108,9 +108,9 @@ class Watch:
                     await self._suspend()
                 case Ask.CONTINUE:
                     await self._continue()
-                case Ask.VACATE_SOFT:
-                    await self._end(request, self._spec.kill_sig)
-                case Ask.REMOVE:
+                # The startd says the same for condor_rm, condor_vacate_job and preemption, and for all of
+                # them HTCondor's starter sends RemoveKillSig where the job has one, else KillSig.
+                case Ask.VACATE_SOFT | Ask.REMOVE:
                     await self._end(request, self._spec.remove_kill_sig)
                 case Ask.HOLD:
                     await self._end(request, self._spec.hold_kill_sig)

@@ -107,6 +107,19 @@ def exit_ad(ad: ClassAd, status: int, duration: float) -> ClassAd:
     return ad
 
 
+def own_end_ad(ad: ClassAd, when: float) -> ClassAd:
+    """``ad`` (from :func:`exit_ad`) with HTCondor's ticket of execution: the job ended by itself at ``when``.
+
+    Who ended it is told for no other end: those who end jobs (the startd, the schedd) write it themselves.
+    """
+    ticket = classad2.ClassAd({"Who": "itself", "How": "OF_ITS_OWN_ACCORD", "HowCode": 0, "When": int(when)})
+    for name in ("ExitBySignal", "ExitSignal", "ExitCode"):
+        if name in ad:
+            ticket[name] = ad[name]
+    ad["ToE"] = ticket
+    return ad
+
+
 def error_ad(ad: ClassAd, error: JobError) -> ClassAd:
     """``ad`` with the hold, or with the reason for running the job again."""
     if error.holds:

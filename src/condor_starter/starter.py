@@ -322,6 +322,8 @@ class _Job:
             report.running_ad(ad, pid=pid, started_at=self.outcome.started_at, suspended=False, cgroup=cgroup)
         if self.outcome.status is not None:
             report.exit_ad(ad, self.outcome.status, self.outcome.duration)
+        if self.outcome.ran_to_its_end and self.outcome.started_at is not None:
+            report.own_end_ad(ad, self.outcome.started_at + self.outcome.duration)
         if self.outcome.error is not None:
             report.error_ad(ad, self.outcome.error)
         return ad

@@ -1,5 +1,8 @@
-"""The pool that the tests of this directory share. POOL_STARTER=genuine runs them against HTCondor's own starter:
-what is not about our box must pass with that, too, or the test is wrong."""
+"""The pool that the tests of this directory share.
+
+POOL_STARTER=genuine runs them against HTCondor's own starter: what is not about our box must pass with
+that, too, or the test is wrong.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,7 @@ STARTER = Starter(os.environ.get("POOL_STARTER", Starter.OURS))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "ours: about what only our starter promises; not run with the genuine one"
-    )
+    config.addinivalue_line("markers", "ours: what only our starter promises; not run with the genuine one")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -53,8 +54,10 @@ def _leave(pool: Pool) -> None:
 
 @pytest.fixture(scope="session")
 def the_exec_pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
-    """For programs that cannot be executed: with pid namespaces the genuine starter execs a helper first, which
-    can, and takes the job for one that ran."""
+    """For programs that cannot be executed.
+
+    With pid namespaces the genuine starter execs a helper first and takes the job for one that ran.
+    """
     if STARTER is not Starter.GENUINE:
         yield request.getfixturevalue("the_pool")
         return

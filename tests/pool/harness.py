@@ -1,7 +1,7 @@
 """A real pool, driven from outside: start it, submit jobs, wait by their event logs, look at what is left.
 
-``tests/env/pool.sh`` makes and boxes the pool; this is its handle for tests and benchmarks. Every wait is bounded,
-and what fails says what the pool's own logs say.
+``tests/env/pool.sh`` makes and boxes the pool; this is its handle for tests and benchmarks. Every wait is
+bounded, and what fails says what the pool's own logs say.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ class Job:
 
         names = ", ".join(Kind(k).name for k in kinds)
         try:
-            return list(eventually(f"{names} #{count} of job {self.cluster}", there, timeout))[count - 1]
+            found: list[Event] = eventually(f"{names} #{count} of job {self.cluster}", there, timeout)
+            return found[count - 1]
         except AssertionError as e:
             raise AssertionError(f"{e}\n{self.pool.story(self)}") from None
 
@@ -286,7 +287,7 @@ class Pool:
         return [p for p in self.processes() if mark in p.command and p.uid in USERS.values()]
 
     def leftovers(self) -> list[str]:
-        """What jobs left: processes, cgroups, scratch directories, mounts, ledger entries. [] when all is clean."""
+        """What jobs left: processes, cgroups, scratch, mounts, ledger entries; [] when all is clean."""
         left = [f"process {p}" for p in self._strays()]
         left += [f"cgroup {g}" for g in self.cgroups()]
         left += [f"scratch {p}" for p in self.scratch().iterdir()]

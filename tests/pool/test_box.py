@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pool.harness import Kind, Pool
@@ -42,8 +44,8 @@ def test_a_pool_job_runs_in_our_cgroup_and_namespace_box(pool: Pool) -> None:
     assert any("/pids/" in g or "/unified/" in g for g in groups), groups
 
 
-def _groups_with_processes(pool: Pool) -> list[str]:
-    return [str(g) for g in pool.cgroups() if (g / "cgroup.procs").read_text().split()]
+def _groups_with_processes(pool: Pool) -> list[Path]:
+    return [g for g in pool.cgroups() if (g / "cgroup.procs").read_text().split()]
 
 
 @pytest.mark.req("G1", "G3", "G6")
@@ -64,7 +66,7 @@ def test_the_jobs_cgroup_has_the_slots_limits_and_goes_with_the_job(pool: Pool) 
 
 def _value(pool: Pool, *names: str) -> str:
     """The content of the deepest file of one of these names below the pool's base group."""
-    files = [g / n for g in pool.cgroups() for n in names if (g / n).exists()]
+    files: list[Path] = [g / n for g in pool.cgroups() for n in names if (g / n).exists()]
     assert files, f"none of {names} below {pool.group}"
     return max(files, key=lambda f: len(f.parts)).read_text().strip()
 
@@ -73,7 +75,7 @@ def _value(pool: Pool, *names: str) -> str:
 @pytest.mark.ours
 def test_jobs_of_two_slots_do_not_see_each_other(pool: Pool) -> None:
     script = "#!/bin/sh\nsleep 3 & ps -eo args | grep -c '[s]leep 3'; wait\n"
-    job = pool.submit("apart", script, count=2, *("output = apart.$(Process).out",))
+    job = pool.submit("apart", script, "output = apart.$(Process).out", count=2)
     job.wait(Kind.TERMINATED, count=2)
     counts = [(pool.home("alice") / f"apart.{n}.out").read_text() for n in (0, 1)]
     assert counts == ["1\n", "1\n"]

@@ -47,7 +47,7 @@ def test_a_hundred_jobs_with_files_on_two_slots_all_come_back_right(pool: Pool) 
 @pytest.mark.req("H4")
 @pytest.mark.ours
 def test_no_fixed_wait_lies_between_the_last_input_and_the_job(pool: Pool) -> None:
-    """A starter that waits a second there cannot start one of five jobs within a second of its input's arrival."""
+    """With a second's wait there, not one of five jobs can start within a second of its input's arrival."""
     pool.put("stamp.txt", "x")
     job = pool.submit(
         "nowait",

@@ -207,6 +207,7 @@ async def serve(
     those of CONDOR_INHERIT) to one of ours; ``pid`` and ``cwd`` are the client's (0 and "": our own); what
     it is signalled comes through ``signals``.
     """
+    from condor_starter.cedar.version import CONDOR_PLATFORM, CONDOR_VERSION
     from condor_starter.knobs import KnobError
     from condor_starter.starter import House
 
@@ -218,8 +219,8 @@ async def serve(
         return 1
     shared, house = house, House(house.procd, knobs, house.facts, house.engine)
     with ExitStack() as stack:
-        log = open_log(options, knobs, stack)
-        log.banner("condor_starter")
+        log = open_log(options, knobs, stack, caller.pid)
+        log.banner("condor_starter", CONDOR_VERSION, CONDOR_PLATFORM)
         serve_one = _serve_shadow if options.shadow_host else _serve_local
         status = await serve_one(options, caller, house, log)
         log.goodbye(status)
@@ -227,18 +228,17 @@ async def serve(
     return status
 
 
-def open_log(options: Options, knobs: Knobs, stack: ExitStack) -> StarterLog:
-    """The StarterLog that ``options`` ask for: a file of the slot, or stderr."""
+def open_log(options: Options, knobs: Knobs, stack: ExitStack, pid: int) -> StarterLog:
+    """The StarterLog that ``options`` ask for, of the starter ``pid``: a file of the slot, or stderr."""
     from condor_starter.cli.places import log_path
     from condor_starter.log import StarterLog
 
     if options.log_to_stderr:
-        return StarterLog(sys.stderr, options.header)
+        return StarterLog(sys.stderr, options.header, pid=pid)
     if options.log_dir:
         knobs = knobs.with_({"LOG": options.log_dir})
-    log = StarterLog(
-        log_path(knobs, options.log_suffix or ""), options.header, limit=knobs.integer("MAX_STARTER_LOG")
-    )
+    path, limit = log_path(knobs, options.log_suffix or ""), knobs.integer("MAX_STARTER_LOG")
+    log = StarterLog(path, options.header, limit=limit, pid=pid)
     stack.callback(log.close)
     return log
 

@@ -201,7 +201,8 @@ class ShadowCommunicator:
 
     async def update(self, ad: ClassAd, *, final: bool = False) -> None:
         """To the startd, and to the shadow. A lost shadow is told by Ask.LOST, not from here."""
-        lines = [*to_lines(ad), *self._place(), line("_condor_JOBINFO_MAXINTERVAL", self._interval(final))]
+        lines = [*to_lines(ad), *self._provisioned(), *self._place()]
+        lines.append(line("_condor_JOBINFO_MAXINTERVAL", self._interval(final)))
         await self._startd.update([*lines, line("CondorScratchDir", self._scratch)])
         try:
             if final:
@@ -352,6 +353,14 @@ class ShadowCommunicator:
         if self._execute:
             ad.append(line("CondorScratchDir", f"{self._execute}/{self.scratch_name()}"))
         return [*ad, f"SlotAd = {machine.nested()}"]
+
+    def _provisioned(self) -> list[str]:
+        """What the slot gives the job: the event log's "Allocated" column, and the job's history."""
+        machine = self._machine
+        given = _unquoted(machine, "MachineResources")
+        amounts = ((name, machine.expression(name)) for name in given.split() if name != "Swap")
+        told = [f"{name}Provisioned = {amount}" for name, amount in amounts if amount is not None]
+        return [*told, line("ProvisionedResources", given)] if told else []
 
     def _place(self) -> list[str]:
         return [line("StarterIpAddr", str(self._address))] if self._port else []
