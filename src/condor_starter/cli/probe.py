@@ -41,6 +41,8 @@ def machine_attributes(knobs: Knobs) -> dict[str, Any]:
         "CondorVersion": CONDOR_VERSION,
         "IsDaemonCore": True,
         "HasFileTransfer": True,
+        "HasPerFileEncryption": True,  # every file is
+        "HasTransferInputRemaps": True,
         "HasOsUser": True,
         "HasJICLocalStdin": True,
         "HasJobNetworking": not knobs.flag("NO_JOB_NETWORKING"),

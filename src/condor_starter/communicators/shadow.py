@@ -35,6 +35,7 @@ from condor_starter.log import StarterLog
 from condor_starter.sandbox.contents import Catalog
 from condor_starter.sandbox.worker import SandboxWorker
 from condor_starter.transfer.download import download
+from condor_starter.transfer.incoming import parse_remaps
 from condor_starter.transfer.outgoing import STDERR, STDOUT, Wanted, choose
 from condor_starter.transfer.upload import upload
 
@@ -183,7 +184,9 @@ class ShadowCommunicator:
         try:
             stream = await self._files(Command.FILETRANS_UPLOAD)
             try:
-                took = await download(stream, _unquoted(self._job, "TransferKey"), scratch, executable)
+                remaps = parse_remaps(_unquoted(self._job, "TransferInputRemaps"))
+                key = _unquoted(self._job, "TransferKey")
+                took = await download(stream, key, scratch, executable, remaps)
             finally:
                 stream.close()
         except (CedarError, OSError) as e:
@@ -343,7 +346,7 @@ class ShadowCommunicator:
 
     def _registration(self) -> list[str]:
         machine = self._machine
-        resources = (_unquoted(machine, "MachineResources") or "Cpus Memory Disk").split()
+        resources = self._resources()
         told = (_unquoted(self._job, "UserLogExecuteEventAttrs")).replace(",", " ").split()
         names = ["Name", "Machine", "UidDomain", "FileSystemDomain", "MachineResources", *resources, *told]
         names += [f"Assigned{r}" for r in resources]
@@ -355,12 +358,15 @@ class ShadowCommunicator:
         return [*ad, f"SlotAd = {machine.nested()}"]
 
     def _provisioned(self) -> list[str]:
-        """What the slot gives the job: the event log's "Allocated" column, and the job's history."""
-        machine = self._machine
-        given = _unquoted(machine, "MachineResources")
-        amounts = ((name, machine.expression(name)) for name in given.split() if name != "Swap")
-        told = [f"{name}Provisioned = {amount}" for name, amount in amounts if amount is not None]
-        return [*told, line("ProvisionedResources", given)] if told else []
+        """What the slot gives the job: ``CpusProvisioned`` and so on, and the names of assigned devices."""
+        resources = self._resources()
+        found = [(f"{r}Provisioned", self._machine.expression(r)) for r in resources]
+        found += [(f"Assigned{r}", self._machine.expression(f"Assigned{r}")) for r in resources]
+        lines = [f"{name} = {value}" for name, value in found if value is not None]
+        return [*lines, line("ProvisionedResources", " ".join(resources))]
+
+    def _resources(self) -> list[str]:
+        return (_unquoted(self._machine, "MachineResources") or "Cpus Memory Disk").split()
 
     def _place(self) -> list[str]:
         return [line("StarterIpAddr", str(self._address))] if self._port else []

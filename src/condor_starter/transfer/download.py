@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from condor_starter.cedar.errors import ProtocolError
@@ -30,13 +31,15 @@ class Downloaded:
     catalog: Catalog  # what lies in the directory now
 
 
-async def download(stream: Stream, key: str, path: str, executable: str) -> Downloaded:
+async def download(
+    stream: Stream, key: str, path: str, executable: str, remaps: Mapping[str, str] | None = None
+) -> Downloaded:
     """Take all files that the shadow has for us into the directory ``path``.
 
     ``key`` is the job ad's TransferKey. Raises JobError when either side failed, with HTCondor's codes and
     words; CedarError when the connection broke.
     """
-    with Scratch(path, executable) as scratch:
+    with Scratch(path, executable, remaps or {}) as scratch:
         took = _Download(stream, scratch)
         await took.run(key)
     return Downloaded(took.files, took.size, Catalog.of_fresh(path))

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 MAX_DEPTH = 64
 MAX_NAME = 4096
@@ -22,10 +23,13 @@ _BEFORE_NS = 1_000_000_000
 class Scratch:
     """The scratch directory as the receiving side of a transfer. Use as a context manager."""
 
-    def __init__(self, path: str, executable: str) -> None:
-        """``executable``: the file that will be run, made executable whatever its mode was; "" for none."""
+    def __init__(self, path: str, executable: str, remaps: Mapping[str, str]) -> None:
+        """``executable``: the file that will be run, made executable whatever its mode was; "" for none.
+        ``remaps``: names here for names of the submit side (TransferInputRemaps).
+        """
         self._root = os.open(path, _DIRECTORY)
         self._executable = executable
+        self._remaps = remaps
         self._arrived: set[str] = set()
         self._dated_ns = time.time_ns() - _BEFORE_NS
 
@@ -37,7 +41,9 @@ class Scratch:
 
     def local_name(self, name: str) -> str:
         """``name`` as it is here: an old peer calls the executable condor_exec.exe."""
-        return self._executable if name == "condor_exec.exe" and self._executable else name
+        if name == "condor_exec.exe" and self._executable:
+            return self._executable
+        return self._remaps.get(name, name)
 
     def create(self, name: str) -> int:
         """A descriptor of the new file ``name``, which the caller closes. Raises OSError.
@@ -91,3 +97,23 @@ def components(name: str) -> list[str]:
     if bad or len(parts) > MAX_DEPTH or len(name) > MAX_NAME:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM), name)
     return parts
+
+
+def parse_remaps(text: str) -> dict[str, str]:
+    """``a = b; c = d``, as submit files write TransferInputRemaps: a backslash takes the next character as
+    it is.
+    """
+    found = {}
+    for piece in _split(text, ";"):
+        old, *new = _split(piece, "=")
+        if new and old.strip() and new[0].strip():
+            found[_plain(old.strip())] = _plain("=".join(new).strip())
+    return found
+
+
+def _split(text: str, at: str) -> list[str]:
+    return re.split(rf"(?<!\\){at}", text)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text)
