@@ -99,6 +99,7 @@ def _detach(namespaces: tuple[str, ...], report: socket.socket) -> None:
     os.close(fd)
     syscalls.set_name("starter_init")
     init.block_signals()
+    os.umask(0o022)  # procd's own is for what it keeps to itself
     os.setsid()
     syscalls.new_session_keyring()
     if "pid" not in namespaces:
