@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from condor_starter.cedar.cipher import Aes
@@ -58,9 +59,14 @@ def take_over(env: Mapping[str, str], fd_of: Callable[[int], int], seconds: floa
     sessions = tuple(parse_private(env.get("CONDOR_PRIVATE_INHERIT", "")))
     if len(where.streams) != 2:
         raise CedarError(f"the startd left {len(where.streams)} connections; two are needed")
-    startd, shadow = (_stream(s, fd_of, seconds) for s in where.streams)
-    listener = _socket(where.listeners[0], fd_of) if where.listeners else None
-    return Inherited(StartdLink(startd), shadow, listener, where, sessions)
+    with ExitStack() as undo:
+        streams = []
+        for inherited in where.streams:
+            streams.append(_stream(inherited, fd_of, seconds))
+            undo.callback(streams[-1].close)
+        listener = _socket(where.listeners[0], fd_of) if where.listeners else None
+        undo.pop_all()
+    return Inherited(StartdLink(streams[0]), streams[1], listener, where, sessions)
 
 
 def _socket(inherited: InheritedSocket, fd_of: Callable[[int], int]) -> socket.socket:

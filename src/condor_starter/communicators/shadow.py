@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Callable, Mapping
 
 from condor_starter.cedar.client import Target, open_command
@@ -23,8 +22,8 @@ from condor_starter.cedar.server import CommandPort
 from condor_starter.cedar.sessions import PARENT, Keyring, Session
 from condor_starter.cedar.sinful import BadSinful, Sinful
 from condor_starter.cedar.stream import Stream
-from condor_starter.cedar.version import CONDOR_PLATFORM, CONDOR_VERSION, version_of
-from condor_starter.communicators import command_port, keep_alive
+from condor_starter.cedar.version import version_of
+from condor_starter.communicators import command_port, keep_alive, shadow_ads
 from condor_starter.communicators.base import Ask, ClassAd, Outcome, Request
 from condor_starter.communicators.inherited import Inherited, take_over
 from condor_starter.communicators.shadow_calls import CallFailed, ShadowCalls
@@ -49,7 +48,6 @@ LOST_SHADOW = 2
 """The starter's exit status that tells the startd to give the claim up."""
 
 _NULL = (None, "", "/dev/null")
-_VACATE_CODES_SINCE = (24, 9, 2)
 _UPDATES_PER_INTERVAL = 10  # the shadow gives us up after three times ten missed updates, as HTCondor's does
 
 
@@ -57,12 +55,6 @@ _SIGNAL_LINES: dict[int, str] = {
     signal.SIGTERM: "Got SIGTERM. Performing graceful shutdown.",
     signal.SIGQUIT: "Got SIGQUIT.  Performing fast shutdown.",
 }
-
-
-class _Reason:
-    """Why job_exit is called: HTCondor's condor_includes/exit.h."""
-
-    EXITED, KILLED, COREDUMPED, SHOULD_REQUEUE, NOT_STARTED = 100, 102, 103, 107, 108
 
 
 async def open_shadow(
@@ -145,7 +137,7 @@ class ShadowCommunicator:
         try:
             self._job = WireAd(await self._calls.job_ad())
             self._job.update(self._overlay)
-            self._log.say(f"Communicating with shadow {_unquoted(self._job, 'ShadowIpAddr')}")
+            self._log.say(f"Communicating with shadow {self._job.text('ShadowIpAddr')}")
             self._log.say(f'Submitting machine is "{self.submit_host}"')
             await self._calls.register_starter(self._registration())
             await self._take_sessions()
@@ -164,7 +156,7 @@ class ShadowCommunicator:
             return spec.streams
         names = spec.streams
         stdin = names.stdin
-        if stdin not in _NULL and stdin is not None and self._flag("TransferIn", True):
+        if stdin not in _NULL and stdin is not None and self._job.flag("TransferIn", True):
             stdin = os.path.basename(stdin)
         out = STDOUT if self._comes_back(names.stdout, "TransferOut") else names.stdout
         err = STDERR if self._comes_back(names.stderr, "TransferErr") else names.stderr
@@ -184,8 +176,8 @@ class ShadowCommunicator:
         try:
             stream = await self._files(Command.FILETRANS_UPLOAD)
             try:
-                remaps = parse_remaps(_unquoted(self._job, "TransferInputRemaps"))
-                key = _unquoted(self._job, "TransferKey")
+                remaps = parse_remaps(self._job.text("TransferInputRemaps"))
+                key = self._job.text("TransferKey")
                 took = await download(stream, key, scratch, executable, remaps)
             finally:
                 stream.close()
@@ -204,7 +196,7 @@ class ShadowCommunicator:
 
     async def update(self, ad: ClassAd, *, final: bool = False) -> None:
         """To the startd, and to the shadow. A lost shadow is told by Ask.LOST, not from here."""
-        lines = [*to_lines(ad), *self._provisioned(), *self._place()]
+        lines = [*to_lines(ad), *shadow_ads.provisioned(self._machine), *self._place()]
         lines.append(line("_condor_JOBINFO_MAXINTERVAL", self._interval(final)))
         await self._startd.update([*lines, line("CondorScratchDir", self._scratch)])
         try:
@@ -225,13 +217,13 @@ class ShadowCommunicator:
             streams=tuple(sorted(str(s) for s in own)[::-1]),
             executable=os.path.basename(spec.cmd) if spec.transfer_executable else "",
             scratch=self._scratch,
-            keep_paths=self._flag("PreserveRelativePaths", False),
+            keep_paths=self._job.flag("PreserveRelativePaths", False),
         )
         try:
             items = await choose(wanted, worker, self._catalog)
             stream = await self._files(Command.FILETRANS_DOWNLOAD)
             try:
-                key = _unquoted(self._job, "TransferKey")
+                key = self._job.text("TransferKey")
                 sent = await upload(stream, key, items, worker, self._scratch)
             finally:
                 stream.close()
@@ -321,22 +313,8 @@ class ShadowCommunicator:
             if ended.code > 0:  # the startd's own wish: the shadow has to hear it from us
                 await self._calls.ulog(self._failure(JobError(ended.code, ended.subcode, ended.reason)))
         else:
-            reason = _exit_reason(outcome)
+            reason = shadow_ads.exit_reason(outcome)
             await self._calls.job_exit(-1 if outcome.status is None else outcome.status, reason, lines)
-
-    def _failure(self, error: JobError) -> list[str]:
-        """The event that makes the shadow hold the job, or run it again. Old shadows know only hold codes."""
-        shadow = version_of(self._job.expression("ShadowVersion") or "")
-        event = {
-            "MyType": "RemoteErrorEvent",
-            "EventTypeNumber": 21,
-            "EventTime": time.strftime("%Y-%m-%dT%H:%M:%S"),
-            "Daemon": "starter",
-            "ErrorMsg": error.text,
-        }
-        if error.holds or shadow >= _VACATE_CODES_SINCE:
-            event |= {"HoldReasonCode": error.code, "HoldReasonSubCode": error.subcode}
-        return [line(name, value) for name, value in event.items() if isinstance(value, str | int)]
 
     async def _event(self, kind: str) -> None:
         try:
@@ -345,28 +323,13 @@ class ShadowCommunicator:
             pass  # a shadow that does nothing with it says so with an error
 
     def _registration(self) -> list[str]:
-        machine = self._machine
-        resources = self._resources()
-        told = (_unquoted(self._job, "UserLogExecuteEventAttrs")).replace(",", " ").split()
-        names = ["Name", "Machine", "UidDomain", "FileSystemDomain", "MachineResources", *resources, *told]
-        names += [f"Assigned{r}" for r in resources]
-        ad = machine.lines(dict.fromkeys(n for n in names if n not in ("StarterIpAddr", "SlotAd")))
-        ad += [*self._place(), line("MyAddress", str(self._address)), line("HasReconnect", False)]
-        ad += [line("CondorVersion", CONDOR_VERSION), line("CondorPlatform", CONDOR_PLATFORM)]
+        place = [*self._place(), line("MyAddress", str(self._address))]
         if self._execute:
-            ad.append(line("CondorScratchDir", f"{self._execute}/{self.scratch_name()}"))
-        return [*ad, f"SlotAd = {machine.nested()}"]
+            place.append(line("CondorScratchDir", f"{self._execute}/{self.scratch_name()}"))
+        return shadow_ads.registration(self._machine, self._job, place)
 
-    def _provisioned(self) -> list[str]:
-        """What the slot gives the job: ``CpusProvisioned`` and so on, and the names of assigned devices."""
-        resources = self._resources()
-        found = [(f"{r}Provisioned", self._machine.expression(r)) for r in resources]
-        found += [(f"Assigned{r}", self._machine.expression(f"Assigned{r}")) for r in resources]
-        lines = [f"{name} = {value}" for name, value in found if value is not None]
-        return [*lines, line("ProvisionedResources", " ".join(resources))]
-
-    def _resources(self) -> list[str]:
-        return (_unquoted(self._machine, "MachineResources") or "Cpus Memory Disk").split()
+    def _failure(self, error: JobError) -> list[str]:
+        return shadow_ads.failure(error, version_of(self._job.expression("ShadowVersion") or ""))
 
     def _place(self) -> list[str]:
         return [line("StarterIpAddr", str(self._address))] if self._port else []
@@ -391,7 +354,7 @@ class ShadowCommunicator:
         if self._files_session is None:
             raise CedarError("there is no session for file transfers with this shadow")
         try:
-            address = Sinful.parse(_unquoted(self._job, "TransferSocket"))
+            address = Sinful.parse(self._job.text("TransferSocket"))
         except BadSinful as e:
             raise CedarError(f"TransferSocket: {e}") from None
         return await open_command(
@@ -403,23 +366,4 @@ class ShadowCommunicator:
         return JobError(Hold.STARTER_ERROR, 0, f"{prefix}{e}", Blame.SYSTEM)
 
     def _comes_back(self, name: str | None, attribute: str) -> bool:
-        return name not in _NULL and self._flag(attribute, True)
-
-    def _flag(self, name: str, default: bool) -> bool:
-        """A literal boolean of the job's ad."""
-        text = (self._job.expression(name) or "").lower()
-        return text != "false" if default else text == "true"
-
-
-def _exit_reason(outcome: Outcome) -> int:
-    if outcome.ended_by is not None:
-        return _Reason.KILLED if outcome.ended_by.ask is Ask.REMOVE else _Reason.SHOULD_REQUEUE
-    if outcome.status is None:
-        return _Reason.NOT_STARTED
-    return _Reason.COREDUMPED if os.WIFSIGNALED(outcome.status) and os.WCOREDUMP(outcome.status) else 100
-
-
-def _unquoted(ad: WireAd, name: str) -> str:
-    """A string literal's value; "" for anything else."""
-    text = ad.expression(name) or ""
-    return text[1:-1].replace('\\"', '"') if len(text) >= 2 and text[0] == text[-1] == '"' else ""
+        return name not in _NULL and self._job.flag(attribute, True)

@@ -52,11 +52,19 @@ class WireAd:
         found = self._attributes.get(name.lower())
         return found[1] if found else None
 
+    def text(self, name: str) -> str:
+        """A string literal's value; "" for anything else."""
+        body = self.expression(name) or ""
+        return body[1:-1].replace('\\"', '"') if len(body) >= 2 and body[0] == body[-1] == '"' else ""
+
+    def flag(self, name: str, default: bool) -> bool:
+        """A boolean literal's value, or ``default``."""
+        return {"true": True, "false": False}.get((self.expression(name) or "").lower(), default)
+
     def lines(self, names: Iterable[str] | None = None) -> list[str]:
-        """These attributes, as far as they are there; without ``names`` all that are not secret."""
-        if names is None:
-            names = (name for name in self._attributes if not is_secret(name))
-        found = (self._attributes.get(name.lower()) for name in names)
+        """These attributes, as far as they are there (None: all); never one that is secret."""
+        wanted = self._attributes if names is None else (name.lower() for name in names)
+        found = (self._attributes.get(name) for name in wanted if not is_secret(name))
         return [f"{pair[0]} = {pair[1]}" for pair in found if pair]
 
     def nested(self) -> str:
