@@ -21,6 +21,9 @@ T = TypeVar("T")
 UPDATE_SECONDS = 60.0
 """The longest that the other side may take over an update; the job goes on without it."""
 
+PROCD_SECONDS = 35.0
+"""procd itself reports what is not dead 30 s after a kill: it knows more about it than we do, so it is first."""
+
 _HARD = (Ask.VACATE_FAST, Ask.LOST)
 _ENDS = (Ask.VACATE_SOFT, Ask.REMOVE, Ask.HOLD, *_HARD)
 
@@ -156,8 +159,7 @@ class Watch:
     async def _kill(self) -> None:
         self._kill_at = None
         if self._give_up_at is None:
-            # procd itself reports what is not dead after 30 s: it knows more about it than we do
-            self._give_up_at = time.monotonic() + self._knobs.number("KILLING_TIMEOUT") + 35.0
+            self._give_up_at = time.monotonic() + self._knobs.number("KILLING_TIMEOUT") + PROCD_SECONDS
         await self._runner.kill()
 
     # -- updates ----------------------------------------------------------------------------------

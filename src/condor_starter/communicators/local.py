@@ -130,6 +130,7 @@ class LocalCommunicator:
         """Append the output ad, in old syntax."""
         if self._files.output_ad is None or (outcome.status is None and not self._files.failures):
             return
+        ad.pop("ToE", None)  # HTCondor's starter tells its ticket of execution to shadows only
         self._log.say(f'Writing job output ClassAd to "{self._files.output_name}"')
         try:
             with open(self._files.output_ad, "w", encoding="utf-8", closefd=False) as f:
