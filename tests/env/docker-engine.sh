@@ -12,6 +12,7 @@
 # own cgroup parent and its own network namespace, so docker0 and iptables never touch the host. The mount
 # namespace is the host's: scratch directories are bound from there into containers.
 #   DE_DIR    everything it writes, docker.sock included; default: a new directory for `run`, else required
+#   DE_GROUP  the group that may use the socket; default daemon
 #   DE_LOG    where dockerd's log goes; default DE_DIR/dockerd.log
 set -u
 
@@ -53,7 +54,7 @@ install_packages() {
 
 write_config() {
     cat >"$DE_DIR/daemon.json" <<J
-{ "hosts": ["$DOCKER_HOST"], "data-root": "$DE_DIR/data", "exec-root": "$DE_DIR/exec",
+{ "hosts": ["$DOCKER_HOST"], "group": "${DE_GROUP:-daemon}", "data-root": "$DE_DIR/data", "exec-root": "$DE_DIR/exec",
   "pidfile": "$DE_DIR/dockerd.pid", "exec-opts": ["native.cgroupdriver=cgroupfs"],
   "cgroup-parent": "/$DE_CGROUP", "bip": "10.213.7.1/24", "dns": ["127.0.0.1"], "shutdown-timeout": 5 }
 J

@@ -8,10 +8,11 @@ import sys
 from typing import Any
 
 from condor_starter.cedar.version import CONDOR_VERSION
-from condor_starter.cli.places import for_user
+from condor_starter.cli.places import for_user, log_path
 from condor_starter.engines.docker import DockerEngine
 from condor_starter.isolation.docker import attributes
 from condor_starter.knobs import KnobError, Knobs, gather
+from condor_starter.log import StarterLog
 
 MAX_LINE = 1000
 """Characters: the startd reads lines of less than 1024 bytes, and one bad line spoils the whole answer."""
@@ -58,10 +59,18 @@ async def _engine(knobs: Knobs) -> dict[str, Any]:
     try:
         facts = await engine.probe()
         if not facts.usable:
-            print(f"condor_starter: no container engine: {facts.reason}", file=sys.stderr)
+            _tell(knobs, f"No container engine, so no docker jobs: {facts.reason}")
         return dict(attributes(facts))
     finally:
         await engine.close()
+
+
+def _tell(knobs: Knobs, text: str) -> None:
+    """To whoever looks: stderr, and the log that HTCondor's starter has for its probing."""
+    print(f"condor_starter: {text}", file=sys.stderr)
+    log = StarterLog(log_path(knobs, "testing"))
+    log.say(text)
+    log.close()
 
 
 def lines(found: dict[str, Any]) -> list[str]:

@@ -71,7 +71,9 @@ class DockerRunner:
         self._say = say
         self._id = ""  # the engine's, once there is a container
         self._boxed = False  # the container's cgroup lies beneath the box's
+        self._called = False  # start() was: if not, an earlier process did
         self._boxing = False  # procd has started the box: it must be emptied before it can be destroyed
+        self._runs = False  # the container was started
         self._killed = False
         self._signals: list[int] = []  # what we sent through the engine
         self._opened: list[int] = []  # descriptors that we own
@@ -90,6 +92,7 @@ class DockerRunner:
         await self._engine.need_image(self._container.image, self._container.pull)
 
     async def start(self) -> Started:
+        self._called = True
         await self.prepare()
         started = await self._house.procd.start(self._plan, self._fds)
         self._boxing = True
@@ -119,11 +122,17 @@ class DockerRunner:
             await self._engine.remove(self._id)
             raise engine_failed("the container was not started", "it was to be killed")
         self._began = time.monotonic()
+        self._runs = True
 
     async def wait(self) -> BoxExit:
+        """How the container ended. After a start that failed: how its box did.
+
+        Raises JobError when its end cannot be known, also for a container that an earlier process started:
+        what it wrote since then is lost. Everything in the box is dead then, too.
+        """
         if self._exit is None:
             try:
-                self._exit = await self._ended()
+                self._exit = await (self._ended() if self._runs else self._not_run())
             except JobError:
                 await self._empty()
                 raise
@@ -189,11 +198,17 @@ class DockerRunner:
 
     # -- the end ------------------------------------------------------------------------------------
 
+    async def _not_run(self) -> BoxExit:
+        if not self._called:
+            what = "the starter was restarted while the container ran"
+            raise engine_failed(what, "its output is incomplete")
+        if self._boxing:
+            return await self._empty()
+        return BoxExit(self._plan.box, -1, Usage(), 0, False, error="the container was not started")
+
     async def _ended(self) -> BoxExit:
-        if self._watch is None or self._pumping is None:
-            raise engine_failed(
-                "the starter was restarted while the container ran", "its output is incomplete"
-            )
+        assert self._watch is not None
+        assert self._pumping is not None
         await self._until_death(self._watch, self._pumping)
         duration = time.monotonic() - self._began
         state = await self._final_state(self._watch)

@@ -7,6 +7,7 @@ four bytes big-endian, the payload). asyncio reads it, so a running container co
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import socket
@@ -101,22 +102,14 @@ class Pump:
         self.moved += len(payload)
 
     async def _feed(self) -> None:
+        """Send stdin to its end, then close that direction. The job may stop reading: its own affair."""
         assert self._stdin is not None
         loop = asyncio.get_running_loop()
-        blocking = _may_block(self._stdin)
-        try:
-            while True:
-                if blocking:
-                    await _ready(loop.add_reader, loop.remove_reader, self._stdin)
-                data = os.read(self._stdin, _CHUNK)
-                if not data:
-                    break
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while data := await _read_some(loop, self._stdin):
                 await loop.sock_sendall(self._sock, data)
+        with contextlib.suppress(OSError):  # the engine has closed it
             self._sock.shutdown(socket.SHUT_WR)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # the job does not read on: its own affair
-        except OSError:
-            self._sock.shutdown(socket.SHUT_WR)  # an input that cannot be read on ends here
 
 
 async def _received(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bytes:
@@ -124,6 +117,20 @@ async def _received(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> byt
         return await loop.sock_recv(sock, _CHUNK)
     except ConnectionResetError:
         return b""  # the engine went away: its events say so, too
+
+
+async def _read_some(loop: asyncio.AbstractEventLoop, fd: int) -> bytes:
+    """The next bytes of ``fd``; none at its end, and none where it cannot be read on."""
+    blocking = _may_block(fd)
+    while True:
+        if blocking:
+            await _ready(loop.add_reader, loop.remove_reader, fd)
+        try:
+            return os.read(fd, _CHUNK)
+        except BlockingIOError:
+            continue  # somebody else was faster
+        except OSError:
+            return b""
 
 
 def _may_block(fd: int) -> bool:
@@ -136,14 +143,15 @@ def _may_block(fd: int) -> bool:
 
 async def _write_all(fd: int, data: bytes) -> None:
     """Write everything. A pipe that nobody reads stops the job, as it would without a container, not us."""
+    loop = asyncio.get_running_loop()
     blocking = _may_block(fd)
     view = memoryview(data)
     while view:
         if blocking:
-            loop = asyncio.get_running_loop()
             await _ready(loop.add_writer, loop.remove_writer, fd)
-        # a writable pipe has room for PIPE_BUF bytes: so much never blocks
-        view = view[os.write(fd, view[: select.PIPE_BUF] if blocking else view) :]
+        with contextlib.suppress(BlockingIOError):
+            # a writable pipe has room for PIPE_BUF bytes: so much never blocks
+            view = view[os.write(fd, view[: select.PIPE_BUF] if blocking else view) :]
 
 
 async def _ready(add: Callable[..., None], remove: Callable[[int], bool], fd: int) -> None:
