@@ -21,7 +21,7 @@ from condor_starter.cli import house, places
 from condor_starter.daemon import account, background, launch, sockets
 from condor_starter.daemon.service import Plan, Starterd
 from condor_starter.daemon.store import StateError
-from condor_starter.knobs import KnobError, Knobs, load
+from condor_starter.knobs import KnobError, Knobs, gather
 from condor_starter.log import StarterLog
 
 STATE = "/var/lib/condor_starter"
@@ -87,7 +87,7 @@ def _settle(options: argparse.Namespace) -> _Start:
     if options.run_dir:
         overrides["STARTER_RUN_DIR"] = str(options.run_dir)
     root = os.geteuid() == 0
-    knobs = places.for_user(load(_config(options.config), overrides=overrides), os.environ, root)
+    knobs = places.for_user(gather(_config(options.config), overrides=overrides), os.environ, root)
     who = account.unprivileged(os.environ, knobs.text("CONDOR_IDS"))
     places.make(knobs, who)
     run = Path(knobs.text("STARTER_RUN_DIR"))
@@ -104,10 +104,13 @@ def _prepare(start: _Start) -> Plan:
     _raise_files()
     if options.procd == "auto" and not launch.listens(start.run):
         settings = [f"{key}={value}" for key, value in house.procd_settings(start.knobs, who).items()]
-        pid = launch.procd(start.run, [*settings, *options.procd_set], options.procd_seconds)
+        log = start.run / "procd.log"  # not in LOG: that is ours, and procd is root
+        pid = launch.procd(start.run, [*settings, *options.procd_set], log, options.procd_seconds)
         print(f"condor_starterd: started condor_starter_procd, pid {pid}", file=sys.stderr)
     if sockets.serves(f"{start.run}/intake.sock"):
-        raise StateError(f"another condor_starterd serves {start.run}: stop it first, or use another --run-dir")
+        raise StateError(
+            f"another condor_starterd serves {start.run}: stop it first, or use another --run-dir"
+        )
     owner = (who.uid, who.gid)
     return Plan(
         run=start.run,

@@ -46,6 +46,7 @@ class ApiCommunicator:
         self.machine_ad = machine_ad(self.slot, execute, spec)
         self.requests: asyncio.Queue[Request] = asyncio.Queue()
         self.captures: dict[str, Capture] = {}
+        self.closed = False
         self._number = number
         if "ClusterId" not in ad:
             ad["ClusterId"] = number
@@ -114,3 +115,4 @@ class ApiCommunicator:
 
     async def close(self) -> None:
         self._release()
+        self.closed = True

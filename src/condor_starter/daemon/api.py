@@ -36,7 +36,8 @@ from aiohttp import web
 from condor_starter.communicators.base import Ask, Request
 from condor_starter.daemon import admission, metrics, tail
 from condor_starter.daemon.httpd import REQUEST_SECONDS, ApiError, Peer, answer, caller
-from condor_starter.daemon.jobs import Job, Jobs, Phase
+from condor_starter.daemon.job import Job, Phase
+from condor_starter.daemon.jobs import Jobs
 from condor_starter.daemon.link import ProcdLink
 from condor_starter.job import BadAd, spec_from_ad
 from condor_starter.sandbox.ads import parse_ad

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import traceback
 from collections import Counter, deque
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
-from condor_starter.communicators.api import ApiCommunicator
 from condor_starter.communicators.base import Ask, ClassAd, Outcome, Request
-from condor_starter.daemon import engines, report
+from condor_starter.daemon import report
 from condor_starter.daemon.dispose import dispose_by_name
+from condor_starter.daemon.job import Job, Phase
+from condor_starter.daemon.link import ProcdLink
 from condor_starter.daemon.store import Folder, Store, Submission
+from condor_starter.daemon.way import Way
 from condor_starter.job import Blame, Hold, JobError, JobSpec, spec_from_ad
 from condor_starter.log import StarterLog
-from condor_starter.procd.client import ProcdError, ProcdGone
-from condor_starter.starter import House, JobRecord, adopt_job, run_job
+from condor_starter.starter import House, JobRecord
 
 KEEP_JOBS = 1000
 """Ended jobs of one user whose records are kept; the oldest are forgotten first."""
@@ -28,57 +27,14 @@ KEEP_BYTES = 256 << 20
 """Disk that the ended jobs of one user may take in the state directory."""
 
 
-class Phase(enum.Enum):
-    """How far a job is, in the words of the API."""
-
-    QUEUED = "queued"
-    STARTING = "starting"
-    RUNNING = "running"
-    SUSPENDED = "suspended"
-    ENDING = "ending"
-    DONE = "done"
-
-
-@dataclass(slots=True)
-class Job:
-    """One job as the daemon knows it; what is on disk is in ``folder``."""
-
-    folder: Folder
-    submission: Submission
-    phase: Phase = Phase.QUEUED
-    comm: ApiCommunicator | None = None
-    task: asyncio.Task[None] | None = None
-    outcome: dict[str, Any] | None = None  # the terminal record
-    update: dict[str, Any] = field(default_factory=dict)  # of the last update ad: what the API shows
-    asked: Request | None = None  # to end it
-    size: int = 0  # bytes on disk, once it is done
-    done: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def number(self) -> int:
-        """The job's number in the API."""
-        return self.folder.number
-
-    def view(self) -> dict[str, Any]:
-        """The job as the API shows it."""
-        return {
-            "id": self.number,
-            "user": self.submission.user,
-            "uid": self.submission.uid,
-            "cmd": self.submission.cmd,
-            "state": self.phase.value,
-            "submitted_at": self.submission.submitted_at,
-            "asked": self.asked.ask.value if self.asked else None,
-            "usage": self.update or None,
-            "outcome": self.outcome,
-        }
-
-
 class Jobs:
     """Every job, running or done."""
 
-    def __init__(self, house: House, store: Store, log: StarterLog, most_running: int) -> None:
+    def __init__(
+        self, house: House, link: ProcdLink, store: Store, log: StarterLog, most_running: int
+    ) -> None:
         self._house = house
+        self._link = link
         self._store = store
         self._log = log
         self._slots = asyncio.Semaphore(most_running)
@@ -175,55 +131,19 @@ class Jobs:
         return job
 
     def _begin(self, job: Job, ad: ClassAd, spec: JobSpec, record: JobRecord, adopted: bool) -> None:
-        job.comm = ApiCommunicator(
-            job.number,
-            ad,
-            spec,
-            job.folder.path,
-            self._house.knobs.text("EXECUTE"),
-            lambda update: self._changed(job, update),
-            lambda outcome, final: self._end(job, outcome, final),
+        way = Way(
+            house=self._house,
+            link=self._link,
+            job=job,
+            ad=ad,
+            spec=spec,
+            record=record,
+            changed=lambda update: self._changed(job, update),
+            ended=lambda outcome, final: self._end(job, outcome, final),
         )
-        run = self._adopt(job, spec, record) if adopted else self._run(job, record)
+        way.open_door()
+        run = way.adopt() if adopted else way.run(self._slots)
         job.task = asyncio.create_task(self._guard(job, record, run), name=f"job {job.number}")
-
-    async def _run(self, job: Job, record: JobRecord) -> None:
-        assert job.comm
-        async with self._slots:
-            if job.phase is Phase.DONE:  # removed while it waited
-                return
-            job.phase = Phase.STARTING
-            log = StarterLog(job.folder.path / "StarterLog")
-            try:
-                await engines.find(self._house, await job.comm.job_ad())
-                outcome = await run_job(self._house, job.comm, log, record)
-            finally:
-                log.close()
-        self._end(job, outcome, None)
-
-    async def _adopt(self, job: Job, spec: JobSpec, record: JobRecord) -> None:
-        assert job.comm
-        job.phase = Phase.RUNNING
-        log = StarterLog(job.folder.path / "StarterLog")
-        try:
-            await engines.find(self._house, await job.comm.job_ad())
-            await self._reopen_streams(job, spec, record)
-            outcome = await adopt_job(self._house, job.comm, log, record)
-        finally:
-            log.close()
-        self._end(job, outcome, None)
-
-    async def _reopen_streams(self, job: Job, spec: JobSpec, record: JobRecord) -> None:
-        assert job.comm
-        try:
-            worker = await self._house.procd.worker(record.box)
-        except (ProcdError, ProcdGone) as e:
-            self._log.say(f"Job {job.number}: its output cannot be followed: {e}")
-            return
-        try:
-            await job.comm.readopt(spec, worker)
-        finally:
-            worker.close()
 
     async def _guard(self, job: Job, record: JobRecord, run: Coroutine[Any, Any, None]) -> None:
         """The end of a job's task: whatever happened, there is one terminal record, and who waits is told."""
@@ -241,9 +161,13 @@ class Jobs:
     def _changed(self, job: Job, update: ClassAd | None) -> None:
         if update is not None:
             job.update = report.summary(update)
-        if job.phase in (Phase.STARTING, Phase.RUNNING, Phase.SUSPENDED):
-            suspended = job.update.get("JobState") == "Suspended"
-            job.phase = Phase.SUSPENDED if suspended else Phase.RUNNING
+        if job.phase not in (Phase.STARTING, Phase.RUNNING, Phase.SUSPENDED):
+            return
+        suspended = job.update.get("JobState") == "Suspended"
+        if suspended != (job.phase is Phase.SUSPENDED):
+            with contextlib.suppress(OSError):  # a full disk: at worst the next starterd continues it
+                job.folder.mark_suspended(suspended)
+        job.phase = Phase.SUSPENDED if suspended else Phase.RUNNING
 
     def _end(self, job: Job, outcome: Outcome, final: ClassAd | None) -> None:
         """Write the terminal record, unless it is written: only the first one counts."""

@@ -22,42 +22,47 @@ def listens(run: Path) -> bool:
         return probe.connect_ex(f"{run}/procd.sock") == 0
 
 
-def procd(run: Path, settings: Sequence[str], seconds: float) -> int:
+def procd(run: Path, settings: Sequence[str], log: Path, seconds: float) -> int:
     """Start a listening procd that serves ``run`` in a session of its own; returns its pid.
 
-    Its parent is init, so that nobody has to reap it. Raises LaunchError when it ends at once, or does not
-    listen within ``seconds``.
+    Its parent is init, so that nobody has to reap it; what it says goes to ``log``, in a directory of its own
+    account. Raises LaunchError when it ends at once, or does not listen within ``seconds``.
     """
     argv = [sys.executable, "-I", "-S", procd_main.__file__, *(f"--set={s}" for s in settings)]
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        _between(argv, writer)
+        _between(argv, log, writer)
     os.close(writer)
     os.waitpid(child, 0)
     with os.fdopen(reader, "rb") as file:
         pid = int(file.read() or 0)
-    _until_it_listens(run, pid, seconds)
+    _until_it_listens(run, pid, log, seconds)
     return pid
 
 
-def _between(argv: list[str], writer: int) -> None:
+def _between(argv: list[str], log: Path, writer: int) -> None:
     """The process between us and procd: procd becomes init's when this one exits."""
     try:
         os.setsid()
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-        actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
+        fresh = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        actions: list[tuple[object, ...]] = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), fresh, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ]
         pid = os.posix_spawn(argv[0], argv, env, file_actions=actions)
         os.write(writer, str(pid).encode())
     finally:
         os._exit(0)
 
 
-def _until_it_listens(run: Path, pid: int, seconds: float) -> None:
+def _until_it_listens(run: Path, pid: int, log: Path, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not listens(run):
         if not pid or not os.path.exists(f"/proc/{pid}"):
-            raise LaunchError("condor_starter_procd did not start: its reason is above")
+            raise LaunchError(f"condor_starter_procd did not start; {log} says why")
         if time.monotonic() > deadline:
             raise LaunchError(f"condor_starter_procd (pid {pid}) does not listen after {seconds:.0f} seconds")
         time.sleep(0.01)

@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 FIRST_PAUSE = 0.02  # seconds between attempts to connect, doubled each time ...
 LONGEST_PAUSE = 2.0  # ... up to this
+HALF_STARTED_SECONDS = 1.0  # for a box that was being built when procd died, to show whether it lives
 PATIENCE = 60.0  # seconds that one request waits for the next procd before it fails with ProcdGone
 
 
@@ -71,14 +72,25 @@ class ProcdLink(Procd):
 
         async def start(procd: Procd) -> Started:
             nonlocal first
-            if not first and self._states.get(plan.box) in ("running", "exited"):
-                return Started(0, ("condor_starter_procd was restarted while it started this box",), "")
+            if not first and self._states.get(plan.box) not in (None, "made"):
+                return await self._half_started(plan.box)
             first = False
             return await procd.start(plan, fds)
 
         started = await self._ask(start)
         self._states[plan.box] = "running"
         return started
+
+    async def _half_started(self, box: str) -> Started:
+        """A box that a dying procd was building: its init goes on alone, or died with procd, and at once."""
+        try:
+            async with asyncio.timeout(HALF_STARTED_SECONDS):
+                ended = await self.exit(box)
+        except TimeoutError:
+            ended = None
+        if ended and ended.status < 0 and not ended.killed and not ended.oom:
+            raise ProcdGone("condor_starter_procd died while it built the box; the job did not run")
+        return Started(0, ("condor_starter_procd was restarted while it built this box",), "")
 
     async def exit(self, box: str) -> BoxExit:
         """Wait for the end of ``box``, through any number of procds. ProcdError if the next one lost it."""

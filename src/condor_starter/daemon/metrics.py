@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from condor_starter.daemon.jobs import Jobs, Phase
+from condor_starter.daemon.job import Phase
+from condor_starter.daemon.jobs import Jobs
 from condor_starter.daemon.link import ProcdLink
 
 

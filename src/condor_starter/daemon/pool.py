@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from condor_starter.cli.condor_starter import UsageError, parse_args
-from condor_starter.cli.condor_starter import serve as serve_options
+from condor_starter.calls.options import UsageError, parse_args
+from condor_starter.calls.serve import serve as serve_options
 from condor_starter.daemon.intake import Client
 from condor_starter.starter import House
 

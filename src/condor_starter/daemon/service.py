@@ -24,7 +24,8 @@ from condor_starter.daemon import adopt, pool
 from condor_starter.daemon.api import Api
 from condor_starter.daemon.httpd import HttpServer
 from condor_starter.daemon.intake import Intake
-from condor_starter.daemon.jobs import Jobs, Phase
+from condor_starter.daemon.job import Phase
+from condor_starter.daemon.jobs import Jobs
 from condor_starter.daemon.link import ProcdLink
 from condor_starter.daemon.sdnotify import notify
 from condor_starter.daemon.store import Store
@@ -64,7 +65,7 @@ class Starterd:
         self.draining = False
         self.link = ProcdLink(str(plan.run / "procd.sock"), log)
         self.house = House(procd=self.link, knobs=knobs, facts={})
-        self.jobs = Jobs(self.house, self._store, log, plan.most_running)
+        self.jobs = Jobs(self.house, self.link, self._store, log, plan.most_running)
         self._intake = Intake(lambda client: pool.serve(client, self.house), log)
         self._http = HttpServer(Api(self).routes())
 

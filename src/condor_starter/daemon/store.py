@@ -8,7 +8,8 @@
 * ``outcome.json``     its one terminal record, written exactly once (link(2) refuses a second),
 * ``final.ad``         its last update ad,
 * ``StarterLog``       its log,
-* ``stdout, stderr``   the streams that its ad names no files for.
+* ``stdout, stderr``   the streams that its ad names no files for,
+* ``suspended``        while it is.
 
 A new job is made as ``<number>.new`` and renamed when it is whole: what was never acknowledged to its
 submitter leaves nothing that could be taken for a job. Files are not synced: they have to survive processes;
@@ -82,6 +83,17 @@ class Folder:
         finally:
             temporary.unlink()
         return True
+
+    def mark_suspended(self, yes: bool) -> None:
+        """Remember whether the job is suspended, for the next starterd. Raises OSError."""
+        if yes:
+            (self.path / "suspended").touch(0o600)
+        else:
+            (self.path / "suspended").unlink(missing_ok=True)
+
+    def suspended(self) -> bool:
+        """Whether the job was suspended when this was last remembered."""
+        return (self.path / "suspended").exists()
 
     def size(self) -> int:
         """Bytes that this job takes here."""

@@ -6,7 +6,7 @@ import os
 from typing import NamedTuple
 
 from condor_starter.daemon.httpd import ApiError
-from condor_starter.daemon.jobs import Job, Phase
+from condor_starter.daemon.job import Job, Phase
 
 MOST = 1 << 18
 """Bytes of one answer."""

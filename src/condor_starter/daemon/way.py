@@ -1,0 +1,126 @@
+"""The way of one API job through the job's coroutine: from its start, or with a box of our predecessor's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from condor_starter.communicators.api import ApiCommunicator
+from condor_starter.communicators.base import Ask, ClassAd, Outcome, Request
+from condor_starter.daemon import engines
+from condor_starter.daemon.job import Job, Phase
+from condor_starter.daemon.link import ProcdLink
+from condor_starter.job import Blame, JobSpec
+from condor_starter.log import StarterLog
+from condor_starter.procd.client import ProcdError, ProcdGone
+from condor_starter.starter import House, JobRecord, adopt_job, run_job
+
+ATTEMPTS = 3
+"""How often a job is begun whose procd died before the job ran."""
+
+
+@dataclass(slots=True)
+class Way:
+    """Everything that one job's task needs. ``changed`` and ``ended`` are called as the communicator says."""
+
+    house: House
+    link: ProcdLink
+    job: Job
+    ad: ClassAd
+    spec: JobSpec
+    record: JobRecord
+    changed: Callable[[ClassAd | None], None]
+    ended: Callable[[Outcome, ClassAd | None], None]
+    _reconnected: int = 0  # the link's count when this attempt began
+    _last: bool = False  # no other attempt follows this one
+
+    def open_door(self) -> ApiCommunicator:
+        """A fresh communicator: what is asked of the job arrives there from now on."""
+        self.job.comm = ApiCommunicator(
+            self.job.number,
+            self.ad,
+            self.spec,
+            self.job.folder.path,
+            self.house.knobs.text("EXECUTE"),
+            self.changed,
+            self._ended,
+        )
+        return self.job.comm
+
+    async def run(self, slots: asyncio.Semaphore) -> None:
+        """From the ad to the end, once there is room."""
+        async with slots:
+            if self.job.phase is Phase.DONE:  # removed while it waited
+                return
+            log = StarterLog(self.job.folder.path / "StarterLog")
+            try:
+                await engines.find(self.house, self.ad)
+                for attempt in range(ATTEMPTS):
+                    self._last = attempt == ATTEMPTS - 1
+                    outcome = await self._attempt(log)
+                    if not self._never_ran(outcome):
+                        break
+                    log.say("The job has not run yet: it begins anew")
+            finally:
+                log.close()
+        self.ended(outcome, None)
+
+    async def _attempt(self, log: StarterLog) -> Outcome:
+        self.job.phase = Phase.STARTING
+        self._reconnected = self.link.reconnected
+        self.record.box, self.record.plan = "", {}
+        comm = self.job.comm if self.job.comm and not self.job.comm.closed else self.open_door()
+        return await run_job(self.house, comm, log, self.record)
+
+    def _ended(self, outcome: Outcome, final: ClassAd) -> None:
+        if not self._never_ran(outcome):
+            self.ended(outcome, final)
+
+    def _never_ran(self, outcome: Outcome) -> bool:
+        """True if procd died before the job ran, and it is to be tried again."""
+        error = outcome.error
+        return (
+            not self._last
+            and self.link.reconnected != self._reconnected
+            and self.record.stage in ("accepted", "prepared")
+            and error is not None
+            and error.blame is Blame.SYSTEM
+            and self.job.asked is None
+        )
+
+    async def adopt(self) -> None:
+        """From where our predecessor left it."""
+        self.job.phase = Phase.RUNNING
+        self._last = True
+        log = StarterLog(self.job.folder.path / "StarterLog")
+        comm = self.open_door()
+        try:
+            await engines.find(self.house, self.ad)
+            await self._reopen_streams(comm, log)
+            await self._restore_freeze(comm)
+            outcome = await adopt_job(self.house, comm, log, self.record)
+        finally:
+            log.close()
+        self.ended(outcome, None)
+
+    async def _reopen_streams(self, comm: ApiCommunicator, log: StarterLog) -> None:
+        try:
+            worker = await self.link.worker(self.record.box)
+        except (ProcdError, ProcdGone) as e:
+            log.say(f"The job's output cannot be followed: {e}")
+            return
+        try:
+            await comm.readopt(self.spec, worker)
+        finally:
+            worker.close()
+
+    async def _restore_freeze(self, comm: ApiCommunicator) -> None:
+        """Frozen if the job is to be suspended, else thawed: our predecessor may have died in between."""
+        if self.job.folder.suspended():
+            comm.requests.put_nowait(Request(Ask.SUSPEND, "It was suspended when the starter ended."))
+            return
+        try:
+            await self.link.thaw(self.record.box)
+        except (ProcdError, ProcdGone):
+            pass  # it has ended
