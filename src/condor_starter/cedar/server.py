@@ -75,27 +75,36 @@ class CommandPort:
 
     async def close(self) -> None:
         """Stop, and close every connection."""
-        tasks = [self._accepting, *self._tasks]
-        for task in tasks:
+        self._stop()
+        await asyncio.gather(self._accepting, *self._tasks, return_exceptions=True)
+
+    def retire(self, seconds: float) -> None:
+        """Close by itself in a while: until then callers who do not know yet that it is over are heard."""
+        self._say = lambda _: None
+        asyncio.get_running_loop().call_later(seconds, self._stop)
+
+    def _stop(self) -> None:
+        for task in (self._accepting, *self._tasks):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._listener.close()
 
     async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(self._listener)
-            except OSError as e:
-                self._say(f"Command port: accept failed: {e.strerror}")
-                await asyncio.sleep(_ACCEPT_PAUSE)
-                continue
-            if len(self._tasks) >= MAX_CONNECTIONS:
-                sock.close()
-                continue
-            task = asyncio.create_task(self._serve(sock))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        with self._listener:
+            while True:
+                try:
+                    sock, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+                except OSError as e:
+                    self._say(f"Command port: accept failed: {e.strerror}")
+                    await asyncio.sleep(_ACCEPT_PAUSE)
+                    continue
+                self._begin(sock)
+
+    def _begin(self, sock: socket.socket) -> None:
+        if len(self._tasks) >= MAX_CONNECTIONS:
+            sock.close()
+            return
+        task = asyncio.create_task(self._serve(sock))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, sock: socket.socket) -> None:
         try:

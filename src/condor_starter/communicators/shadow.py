@@ -44,6 +44,9 @@ START_SECONDS = 20.0
 CALL_SECONDS = 300.0
 """For each reply of the shadow; it may have a slow disk."""
 
+LINGER_SECONDS = 5.0
+"""How long the command port outlives the job: a startd that cannot reach its starter any more kills it."""
+
 LOST_SHADOW = 2
 """The starter's exit status that tells the startd to give the claim up."""
 
@@ -117,6 +120,7 @@ class ShadowCommunicator:
         self._catalog = Catalog({})
         self._sent = self._received = 0
         self._outputs_failed = False
+        self._over = False
         self._files_session: Session | None = None
         self._keyring = Keyring()
         for session in inherited.sessions:
@@ -252,12 +256,13 @@ class ShadowCommunicator:
             self.exit_status = LOST_SHADOW
 
     async def close(self) -> None:
-        """Hang up everywhere."""
+        """Hang up everywhere; the command port goes a little later."""
+        self._over = True
         if self._alive is not None:
             self._alive.cancel()
             await asyncio.gather(self._alive, return_exceptions=True)
         if self._port is not None:
-            await self._port.close()
+            self._port.retire(LINGER_SECONDS)
         await self._calls.close()
         await self._startd.close()
 
@@ -271,7 +276,9 @@ class ShadowCommunicator:
             self.ask(Request(ask, f"signal {number}"))
 
     def ask(self, request: Request) -> None:
-        """Somebody wants something of the job."""
+        """Somebody wants something of the job. Nobody hears it when the job is over."""
+        if self._over:
+            return
         if request.code or request.subcode:
             self._log.say(f"Got vacate code={request.code} subcode={request.subcode} reason={request.reason}")
         self.requests.put_nowait(request)
