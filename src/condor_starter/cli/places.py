@@ -51,10 +51,3 @@ def _make(path: str, mode: int, owner: Account | None) -> None:
     os.makedirs(path, mode)
     if owner is not None and os.geteuid() == 0:
         os.chown(path, owner.uid, owner.gid, follow_symlinks=False)  # just made, beneath root's directories
-
-
-def log_path(knobs: Knobs, suffix: str) -> Path:
-    """The StarterLog of one slot: STARTER_LOG or $(LOG)/StarterLog, with ``.suffix``."""
-    base = knobs.text("STARTER_LOG") or f"{knobs.text('LOG')}/StarterLog"
-    safe = "".join(c if c.isalnum() or c in "_.-@" else "_" for c in suffix)
-    return Path(f"{base}.{safe}" if safe else base)

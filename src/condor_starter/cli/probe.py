@@ -7,8 +7,9 @@ import os
 import sys
 from typing import Any
 
+from condor_starter.calls.logs import log_path
 from condor_starter.cedar.version import CONDOR_VERSION
-from condor_starter.cli.places import for_user, log_path
+from condor_starter.cli.places import for_user
 from condor_starter.engines.docker import DockerEngine
 from condor_starter.isolation.docker import attributes
 from condor_starter.knobs import KnobError, Knobs, gather

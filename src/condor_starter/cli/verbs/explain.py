@@ -38,7 +38,7 @@ def handle(arguments: argparse.Namespace) -> int:
 
 async def _explain(arguments: argparse.Namespace, knobs: Knobs) -> int:
     from condor_starter import draft
-    from condor_starter.cli import local
+    from condor_starter.calls import local
     from condor_starter.cli.house import close_house, open_house
     from condor_starter.isolation.select import Backend
     from condor_starter.job import spec_from_ad

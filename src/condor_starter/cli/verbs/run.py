@@ -61,7 +61,7 @@ def handle(arguments: argparse.Namespace) -> int:
 
 
 async def _run(arguments: argparse.Namespace, knobs: Knobs, stack: ExitStack) -> int:
-    from condor_starter.cli import local
+    from condor_starter.calls import local
     from condor_starter.cli.house import close_house, open_house
     from condor_starter.communicators.local import LocalCommunicator
 
@@ -88,7 +88,7 @@ async def _run(arguments: argparse.Namespace, knobs: Knobs, stack: ExitStack) ->
 def _log(arguments: argparse.Namespace, knobs: Knobs, stack: ExitStack) -> StarterLog:
     from pathlib import Path
 
-    from condor_starter.cli.places import log_path
+    from condor_starter.calls.logs import log_path
     from condor_starter.log import StarterLog
 
     if arguments.log == "-":
@@ -102,7 +102,7 @@ def _log(arguments: argparse.Namespace, knobs: Knobs, stack: ExitStack) -> Start
 def _files(arguments: argparse.Namespace, stack: ExitStack) -> Files:
     from pathlib import Path
 
-    from condor_starter.cli.local import open_output_ad
+    from condor_starter.calls.local import open_output_ad
     from condor_starter.communicators.local import Files
 
     return Files(

@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from condor_starter.cli.condor_starter import Caller, Options
+from condor_starter.calls.caller import Caller
+from condor_starter.calls.options import Options
 from condor_starter.communicators.base import Ask, Outcome, Request
 from condor_starter.communicators.local import Files, LocalCommunicator, read_ad
 from condor_starter.log import StarterLog

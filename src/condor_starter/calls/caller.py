@@ -1,0 +1,27 @@
+"""Whose starter we are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import overload
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose starter we are: our own process, or a thin client that handed everything over."""
+
+    env: Mapping[str, str]
+    fd_of: Callable[[int], int]
+    pid: int  # the startd knows the starter, and names its scratch directory, by this
+    cwd: str  # "" = our own
+    signals: asyncio.Queue[int]  # signals that it gets
+
+    @overload
+    def path(self, name: str) -> str: ...
+    @overload
+    def path(self, name: None) -> None: ...
+    def path(self, name: str | None) -> str | None:
+        """A file name of the command line, as we can open it; "-" and None stay what they are."""
+        return name if name in (None, "-") or not self.cwd else f"{self.cwd}/{name}"
