@@ -22,7 +22,7 @@ UPDATE_SECONDS = 60.0
 """The longest that the other side may take over an update; the job goes on without it."""
 
 PROCD_SECONDS = 35.0
-"""procd itself reports what is not dead 30 s after a kill: it knows more about it than we do, so it is first."""
+"""procd reports what is not dead 30 s after a kill: it knows more about it than we do, so it comes first."""
 
 _HARD = (Ask.VACATE_FAST, Ask.LOST)
 _ENDS = (Ask.VACATE_SOFT, Ask.REMOVE, Ask.HOLD, *_HARD)
