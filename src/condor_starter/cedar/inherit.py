@@ -28,6 +28,7 @@ from condor_starter.cedar.sinful import BadSinful, Sinful
 
 _STREAM, _DATAGRAM = "1", "2"
 _AES = 3
+_MAX_FD = 1 << 20
 _CIPHERS = {0: "no cipher", 1: "BLOWFISH", 2: "3DES"}
 _STATE = struct.Struct("=II16s16s")  # counters out and in, in this machine's byte order, and both base IVs
 
@@ -77,6 +78,8 @@ def parse_socket(text: str) -> InheritedSocket:
     """Read one serialised socket. Raises as :func:`parse_inherit` does, or ValueError."""
     fields = _Fields(text)
     fd = int(fields.next())
+    if not 0 <= fd < _MAX_FD:
+        raise ValueError("no descriptor's number")
     for _ in ("state", "timeout", "tried"):
         fields.next()
     lengths = int(fields.next()), int(fields.next())
@@ -149,7 +152,10 @@ def _cipher(fields: _Fields) -> CipherState | None:
             f"the inherited connection uses {_CIPHERS.get(protocol, 'an unknown cipher')}, and this starter "
             "speaks AES only: have AES first in SEC_DEFAULT_CRYPTO_METHODS of the pool"
         )
-    out, into, iv_out, iv_in = _STATE.unpack(bytes.fromhex(fields.next()))
+    state = bytes.fromhex(fields.next())
+    if len(state) != _STATE.size:
+        raise ValueError("a cipher state of another length")
+    out, into, iv_out, iv_in = _STATE.unpack(state)
     key = bytes.fromhex(fields.next())
     if 2 * len(key) != size:
         raise ValueError("a key has another length than it says")
