@@ -431,3 +431,63 @@ def test_many_boxes_leave_nothing(boxes: Callable[[WithBoxes], None]) -> None:
         assert b.leftovers() == []
 
     boxes(body)
+
+
+@pytest.mark.req("G2", "R6")
+def test_job_that_kills_its_init_gains_nothing(boxes: Callable[[WithBoxes], None]) -> None:
+    """Without a pid namespace the job can signal its init (same user): everything of it dies all the same."""
+    mark = f"33{os.getpid()}"
+
+    async def body(b: Boxes) -> None:
+        script = (
+            f"setsid env -i sleep {mark} & setsid env -i sleep {mark} & sleep 0.2; kill -9 $PPID; sleep 60"
+        )
+        fields = {} if not ROOT else {"namespaces": ("mnt",), "hostname": ""}
+        plan = b.plan("/bin/sh", "-c", script, **fields)
+        await b.make(plan)
+        await b.procd.start(plan)
+        ended = await asyncio.wait_for(b.procd.exit(plan.box), 30)
+        assert "init was killed" in ended.error
+        assert _sleepers(mark) == []
+        await b.procd.destroy(plan.box)
+
+    boxes(body)
+
+
+@pytest.mark.req("G2")
+def test_kill_right_after_the_start_request_is_not_lost(boxes: Callable[[WithBoxes], None]) -> None:
+    async def body(b: Boxes) -> None:
+        for _ in range(10):
+            plan = b.plan("/bin/sleep", "100")
+            await b.make(plan)
+            starting = asyncio.create_task(b.procd.start(plan))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await b.procd.kill(plan.box)
+            await asyncio.gather(starting, return_exceptions=True)
+            ended = await asyncio.wait_for(b.procd.exit(plan.box), 20)
+            assert ended.killed
+            await b.procd.destroy(plan.box)
+
+    boxes(body)
+
+
+@pytest.mark.req("P6", "X2")
+def test_scratch_that_exists_already_is_refused_and_kept(boxes: Callable[[WithBoxes], None]) -> None:
+    async def body(b: Boxes) -> None:
+        plan = b.plan("/bin/true")
+        there = b.execute / plan.scratch
+        there.mkdir()
+        (there / "keep").touch()
+        with pytest.raises(ProcdError, match="exists already"):
+            await b.make(plan)
+        assert (there / "keep").exists()
+        (there / "keep").unlink()
+        there.rmdir()
+        good = b.plan("/bin/true")
+        await b.make(good)
+        with pytest.raises(ProcdError, match="not what the box was made with"):
+            await b.procd.start(good._replace(cgroup="other"))
+        await b.procd.destroy(good.box)
+
+    boxes(body)

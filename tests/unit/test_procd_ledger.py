@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -121,3 +122,20 @@ def test_a_ledger_that_others_can_write_is_refused(run: str) -> None:
     Path(run, "ledger").chmod(0o777)
     with pytest.raises(PermissionError, match="writable by it alone"):
         Ledger(run, 5)
+
+
+def test_a_file_system_without_unnamed_files_does_too(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def without(path: str, flags: int, *args: int, **kw: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "no")
+        return real(path, flags, *args, **kw)
+
+    monkeypatch.setattr(os, "open", without)
+    ledger = Ledger(run, 5)
+    entry = ledger.create("b", kind="box")
+    with pytest.raises(FileExistsError):
+        ledger.create("b", kind="box")
+    assert os.listdir(Path(run, "ledger")) == ["b"]
+    entry.close(state="exited")

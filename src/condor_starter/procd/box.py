@@ -83,6 +83,7 @@ class Keeper(Protocol):
     def take_spare(self, namespaces: tuple[str, ...]) -> build.Spare: ...
     def make_spare(self, namespaces: tuple[str, ...]) -> None: ...
     def exited(self, ended: BoxExit) -> None: ...
+    def kill_strays(self) -> None: ...
     def gone(self, box: str) -> None: ...
 
 
@@ -125,6 +126,11 @@ class Box:
 
     def start(self, plan: BoxPlan, passed: list[int], answer: Answer) -> None:
         """Carry out ``plan``; ``answer`` gets the reply or the failed step. Raises Refused, OSError."""
+        for name in ("kind", "execute", "scratch", "cgroup"):
+            if getattr(plan, name) != self._entry.facts[name]:
+                raise refuse(
+                    "check", errno.EINVAL, f"box {self.id}: {name} is not what the box was made with"
+                )
         self.transition(State.STARTING)
         self.identity = plan.identity
         try:
@@ -188,6 +194,11 @@ class Box:
             os.close(status_fd)
             if root_fd >= 0:
                 os.close(root_fd)
+
+    @property
+    def pid(self) -> int:
+        """The init's pid while it lives; 0 when there is none."""
+        return self._pid if self._pidfd >= 0 else 0
 
     def _watch(self, pid: int, pidfd: int) -> None:
         self._pid, self._pidfd = pid, pidfd
@@ -254,6 +265,8 @@ class Box:
         self._must_run("kill")
         self._killed = True
         self.family.kill()
+        if self.state is State.STARTING and self._pidfd >= 0:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)  # it may not have joined its cgroup yet
         if self._pidfd < 0 and self.state is State.RUNNING:
             self._drain()  # a container's box: nobody else tells us
 
@@ -279,7 +292,10 @@ class Box:
         self._pidfd = -1
         if self._report is not None:
             self._read_report()
-        self._drain(empty=self._pid_namespace and self._entry.status() is not None)
+        told = self._entry.status() is not None
+        if isinstance(self.family, Tree) and not told:
+            self._keeper.kill_strays()  # the subreaper was killed: what it left is ours now
+        self._drain(empty=self._pid_namespace and told)
 
     def _drain(self, empty: bool = False) -> None:
         """``empty``: the kernel says so: pid 1 of a pid namespace is the last to go (pid_namespaces(7))."""

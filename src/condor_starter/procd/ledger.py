@@ -13,6 +13,7 @@ the rest, and only scratch directories can be left.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -100,22 +101,37 @@ class Ledger:
 
         Raises FileExistsError for a box that is there already.
         """
-        fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600, dir_fd=self.open_fd)
+        fd, name = self._unnamed(box)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         entry = Entry(self, box, fd, {})
         try:
             entry.note(**facts)
-            os.link(f"/proc/self/fd/{fd}", box, dst_dir_fd=self.open_fd, follow_symlinks=True)
+            os.link(name, box, src_dir_fd=self.open_fd, dst_dir_fd=self.open_fd, follow_symlinks=True)
         except OSError:
             os.close(fd)
             raise
+        finally:
+            if name.startswith("."):
+                os.unlink(name, dir_fd=self.open_fd)
         return entry
+
+    def _unnamed(self, box: str) -> tuple[int, str]:
+        """A new file that nobody sees yet, and a name to link it by."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
+        try:
+            fd = os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=self.open_fd)
+            return fd, f"/proc/self/fd/{fd}"
+        except OSError as e:
+            if e.errno not in (errno.EOPNOTSUPP, errno.EISDIR):  # a file system without O_TMPFILE
+                raise
+        name = f".new-{os.getpid()}-{box}"
+        return os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self.open_fd), name
 
     def orphans(self) -> list[Entry]:
         """Entries that no living procd holds, now locked by us."""
         entries = []
         for box in sorted(os.listdir(self.open_fd)):
-            if not box.endswith(".status") and (entry := self._claim(box)):
+            if box[0] != "." and not box.endswith(".status") and (entry := self._claim(box)):
                 entries.append(entry)
         return entries
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from condor_starter import __version__
 from condor_starter.isolation.boxplan import BoxExit, BoxPlan, PlanError, from_wire, to_wire
-from condor_starter.procd import build, check, faultpoint, protocol, syscalls, worker
+from condor_starter.procd import build, check, faultpoint, protocol, syscalls, tree, worker
 from condor_starter.procd.box import Box, Refused, refuse
 from condor_starter.procd.cgroups.base import Base
 from condor_starter.procd.cgroups.base import base as make_base
@@ -28,6 +28,7 @@ from condor_starter.procd.volumes import Scratch
 
 MAX_CLIENTS = 16
 MAX_BOXES = 4096
+STRAY_SECONDS = 2.0
 Answer = Callable[[dict[str, Any]], None]
 
 
@@ -44,6 +45,7 @@ class Server:
         self._clients: dict[int, socket.socket] = {}
         self._base: Base | None = None
         self._spare: build.Spare | None = None
+        self._helpers: set[int] = set()  # pids of sandbox workers
         if settings.pause_at:
             faultpoint.arm(settings.pause_at, settings.run)
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
@@ -107,6 +109,13 @@ class Server:
         """Tell every client that a box has ended."""
         for client in list(self._clients.values()):
             self._send(client, {"event": "exit", "exit": to_wire(ended)})
+
+    def kill_strays(self) -> None:
+        """Kill our descendants that belong to no living init: the leftovers of one that was killed."""
+        keep = {b.pid for b in self._boxes.values()} | self._helpers
+        if self._spare is not None:
+            keep.add(self._spare.pid)
+        tree.kill_children(timeout=STRAY_SECONDS, keep=frozenset(keep - {0}))
 
     def gone(self, box: str) -> None:
         del self._boxes[box]
@@ -258,6 +267,9 @@ class Server:
         if len(self._boxes) >= MAX_BOXES:
             raise refuse("make", errno.EAGAIN, f"{MAX_BOXES} boxes are the most that one procd keeps")
         scratch = Scratch(wanted["execute"], wanted["scratch"])
+        if scratch.exists():  # not ours: to record it would be to remove it some day
+            scratch.close()
+            raise refuse("make", errno.EEXIST, f"{scratch.path} exists already", "site")
         box = wanted.pop("box")
         entry = self._ledger.create(box, **wanted, keep=not self.private)
         self._boxes[box] = Box(self, entry, scratch)
@@ -272,8 +284,7 @@ class Server:
     def _op_start(self, message: dict[str, Any], passed: list[int], answer: Answer) -> None:
         plan: BoxPlan = from_wire(BoxPlan, message["plan"])
         check.plan(plan, len(passed), self.settings)
-        box = self._box({"box": plan.box})
-        box.start(plan, passed, answer)
+        self._box({"box": plan.box}).start(plan, passed, answer)
 
     def _op_signal(self, message: dict[str, Any], passed: list[int], answer: Answer) -> None:
         self._box(message).signal(int(message["signal"]))
@@ -298,12 +309,14 @@ class Server:
         box = self._box(message)
         if box.identity is None:
             raise refuse("worker", errno.EAGAIN, f"box {box.id} has not been started: nobody owns its files")
-        _, pidfd, sock = worker.fork_worker(box.scratch_fd, box.identity)
-        self.loop.watch(pidfd, lambda: self._worker_ended(pidfd))
+        pid, pidfd, sock = worker.fork_worker(box.scratch_fd, box.identity)
+        self._helpers.add(pid)
+        self.loop.watch(pidfd, lambda: self._worker_ended(pid, pidfd))
         with sock:
             answer({}, (sock.fileno(),))
 
-    def _worker_ended(self, pidfd: int) -> None:
+    def _worker_ended(self, pid: int, pidfd: int) -> None:
+        self._helpers.discard(pid)
         self.loop.unwatch(pidfd)
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
         os.close(pidfd)

@@ -20,6 +20,14 @@ class Scratch:
         self._parent = fds.open_directory(execute)
         self.fd = -1
 
+    def exists(self) -> bool:
+        """Whether something of that name is there, whatever it is."""
+        try:
+            os.stat(self._name, dir_fd=self._parent, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
     def make(self, owner: int) -> None:
         """Make it, mode 0700, for ``owner`` (the unprivileged client) to fill."""
         os.mkdir(self._name, 0o700, dir_fd=self._parent)
