@@ -9,7 +9,7 @@ SUITES := tests/env/suites.py
 VENV = $$($(SETUP) where)
 TESTS := test-unit test-system test-user test-docker test-vm test-pool
 
-.PHONY: help venv demo test $(TESTS) lint format bench lock clean distclean
+.PHONY: help venv demo test $(TESTS) lint format bench promises lock clean distclean
 
 help:
 	@echo 'make demo           run a job by hand, see its output and its usage, and that nothing is left'
@@ -21,6 +21,7 @@ help:
 	@echo 'make test-vm        a pure cgroup v2 machine with systemd, in an emulated guest'
 	@echo 'make test-pool      a real HTCondor pool'
 	@echo 'make lint           ruff, mypy --strict'
+	@echo 'make promises       the lists of tests in docs/promises.md, anew from the marks in the tests'
 	@echo 'make bench          times and memory beside the peers that are installed'
 	@echo 'make venv           only the Python environment; make lock: new versions of the locked dependencies'
 	@echo 'make clean          what tests and tools left in the checkout; distclean: .venv and the cache, too'
@@ -45,6 +46,9 @@ format: venv
 
 bench: venv
 	@$(VENV)/bin/python tests/bench
+
+promises: venv
+	@$(VENV)/bin/python tests/promises.py
 
 lock:
 	@$(SETUP) lock

@@ -28,7 +28,8 @@ TOP = Path(__file__).resolve().parents[2]
 SETUP = str(TOP / "tests" / "env" / "setup.sh")
 VM = str(TOP / "tests" / "env" / "vm.sh")
 ROOT = os.geteuid() == 0
-GRACE = 120.0  # seconds for a suite that ran into its limit to take down what it set up
+ENDINGS = ((signal.SIGINT, 120.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
+"""How a suite that ran into its limit is ended: as Ctrl-C would, with seconds for fixtures to be taken down."""
 NOBODY = (
     "setpriv",
     "--reuid=65534",
@@ -236,8 +237,8 @@ def run_command(command: list[str], limit: float) -> int | None:
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
-    """As Ctrl-C would, so that fixtures are taken down; after a while by force."""
-    for number, seconds in ((signal.SIGINT, GRACE), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+    """All of its session, and wait for it."""
+    for number, seconds in ENDINGS:
         os.killpg(child.pid, number)
         try:
             child.wait(seconds)
@@ -277,7 +278,8 @@ def count_case(result: Result, case: ET.Element) -> None:
         kind = "FAILED" if bad[0] is not None else "ERROR"
         found = bad[0] if bad[0] is not None else bad[1]
         assert found is not None
-        result.failures.append(f"{kind} {name} - {(found.get('message') or '').splitlines()[:1]}")
+        first, *_ = (found.get("message") or "no message").splitlines()
+        result.failures.append(f"{kind} {name} - {first[:200]}")
     elif skipped is None:
         result.passed += 1
     elif ROOT and not result.suite.may_skip:
