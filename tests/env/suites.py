@@ -29,7 +29,7 @@ SETUP = str(TOP / "tests" / "env" / "setup.sh")
 VM = str(TOP / "tests" / "env" / "vm.sh")
 ROOT = os.geteuid() == 0
 ENDINGS = ((signal.SIGINT, 120.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
-"""How a suite that ran into its limit is ended: as Ctrl-C would, with seconds for fixtures to be taken down."""
+"""How a suite that ran into its limit is ended: as Ctrl-C would, with seconds to take its fixtures down."""
 NOBODY = (
     "setpriv",
     "--reuid=65534",
