@@ -15,6 +15,9 @@ from condor_starter.procd.client import Procd, Started
 class Runner(Protocol):
     """One job in its box. Methods raise ProcdError, ProcdGone, or JobError for the engine's refusals."""
 
+    async def prepare(self) -> None:
+        """What may take long and needs no box: fetching an image. Can be cancelled at any time."""
+
     async def start(self) -> Started:
         """Start the job; returns once it has been executed."""
 
@@ -53,6 +56,9 @@ class BoxRunner:
         self._house = house
         self._plan = plan
         self._fds = fds
+
+    async def prepare(self) -> None:
+        return None
 
     async def start(self) -> Started:
         return await self._house.procd.start(self._plan, self._fds)

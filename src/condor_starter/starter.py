@@ -177,6 +177,7 @@ class _Job:
         self._plan = plan = draft.box_plan(found, streams, index, os.environ)
         runner = self._make_runner(plan, list(passed.values()))
         self._log_plan(plan)
+        await unless_stopped(runner.prepare(), self.comm.requests)
         await self.comm.executing(found.spec)
         self._running = True  # from here on there may be something to kill
         try:

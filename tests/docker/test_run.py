@@ -287,3 +287,28 @@ class Recorder:
 
     def bytes(self) -> bytes:
         return self._file.read_bytes()
+
+
+@pytest.mark.req("D4", "D5")
+def test_a_job_can_be_ended_while_its_image_is_fetched(site: Site) -> None:
+    """The registry, on the engine's own loopback, takes the connection and never answers."""
+    program = (
+        "import socket, time; s = socket.socket(); s.bind(('127.0.0.1', 5999)); s.listen()\n"
+        "print('up', flush=True); time.sleep(120)"
+    )
+    enter = ["nsenter", f"--net=/proc/{site.engine.pid()}/ns/net", sys.executable, "-c", program]
+    registry = subprocess.Popen(enter, stdout=subprocess.PIPE, text=True)
+    try:
+        assert registry.stdout is not None
+        assert registry.stdout.readline() == "up\n"
+        process = site.start("starterctl", "run", site.write('Cmd = "/bin/true"', image="127.0.0.1:5999/x:1"))
+        wait_until(lambda: "Looking for docker image 127.0.0.1:5999/x:1" in site.log())
+        time.sleep(1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == SYSTEM_FAILURE
+        assert "the job did not run" in err
+    finally:
+        registry.kill()
+        registry.communicate(timeout=20)

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -585,3 +586,59 @@ def test_somebody_elses_container_of_the_same_name_is_left_alone(house: WithHous
         engine.client("rm", job.container)
 
     house(body)
+
+
+# -- an engine that keeps its containers' cgroups to itself -------------------------------------------
+# With systemd's cgroup driver, or rootless, a container cannot lie in our box. The engine here could do
+# it: it is only declared unable, so what is tried is our way without a cgroup of our own.
+
+
+def apart(body: Body) -> Body:
+    async def with_other_facts(h: House) -> None:
+        assert h.engine.facts is not None
+        h.engine.facts = replace(h.engine.facts, cgroup_driver="systemd")
+        await body(h)
+
+    return with_other_facts
+
+
+@pytest.mark.req("D35", "D21", "D23")
+def test_without_our_cgroup_the_engine_suspends_measures_and_kills(house: WithHouse) -> None:
+    async def body(h: House) -> None:
+        job = await h.job("sh", "-c", COUNT)
+        try:
+            await job.runner.start()
+            await job.until("_condor_stdout", b"5\n")
+            assert any("the engine's own" in line for line in h.said or [])
+            usage = await job.runner.usage()
+            assert usage.user_usec + usage.system_usec > 0
+            assert usage.processes
+            await job.runner.freeze()
+            await asyncio.sleep(0.3)
+            before = job.files()["_condor_stdout"]
+            await asyncio.sleep(0.5)
+            assert job.files()["_condor_stdout"] == before
+            await job.runner.thaw()
+            await until(lambda: len(job.files()["_condor_stdout"]) > len(before))
+            await job.runner.freeze()
+            await job.runner.kill()
+            ended = await asyncio.wait_for(job.runner.wait(), 30)
+            assert (ended.killed, ended.status) == (True, signal.SIGKILL)
+        finally:
+            await job.close()
+
+    house(apart(body))
+
+
+@pytest.mark.req("D35", "D16")
+def test_without_our_cgroup_exit_codes_and_memory_limits_hold(house: WithHouse) -> None:
+    async def body(h: House) -> None:
+        assert (await h.run("sh", "-c", "exit 5")).code == 5
+        assert (await h.run(*HOG, limits=Limits(memory=64 * MiB, swap=0))).exit.oom
+        job = await h.job("sh", "-c", "(setsid sleep 98765 &) & echo on; usleep 200000")
+        await job.runner.start()
+        assert (await asyncio.wait_for(job.runner.wait(), 30)).status == 0
+        assert processes("98765") == []
+        await job.close()
+
+    house(apart(body))

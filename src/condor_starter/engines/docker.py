@@ -71,6 +71,7 @@ class DockerRunner:
         self._say = say
         self._id = ""  # the engine's, once there is a container
         self._boxed = False  # the container's cgroup lies beneath the box's
+        self._prepared = False  # the image is here
         self._called = False  # start() was: if not, an earlier process did
         self._boxing = False  # procd has started the box: it must be emptied before it can be destroyed
         self._runs = False  # the container was started
@@ -86,10 +87,13 @@ class DockerRunner:
 
     async def prepare(self) -> None:
         """Have the image here; may take long. :meth:`start` does it if nobody did."""
+        if self._prepared:
+            return
         for left in await self._engine.sweep():
             self._say(f"Removed container {left[:12]}, which a dead starter left")
         self._say(f"Looking for docker image {self._container.image}")
         await self._engine.need_image(self._container.image, self._container.pull)
+        self._prepared = True
 
     async def start(self) -> Started:
         self._called = True

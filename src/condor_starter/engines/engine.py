@@ -8,6 +8,7 @@ are this machine's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import threading
@@ -72,7 +73,6 @@ class DockerEngine:
         self._clients = threading.local()
         self._made: list[Any] = []  # every thread's client, to be closed
         self._calls = ThreadPoolExecutor(4, "docker-call")
-        self._pulls = ThreadPoolExecutor(2, "docker-pull")
         self._swept = False
         self.events = Events(self._open_events)
 
@@ -97,7 +97,7 @@ class DockerEngine:
         if pull == "never":
             raise cannot_pull(image, "it is not on this machine, and the job's pull policy is never")
         try:
-            await self._call(lambda api: _pull(api, image), PULL_SILENCE)
+            await self._apart(lambda api: _pull(api, image), PULL_SILENCE)
         except EngineError as e:
             if e.status == 0 and _unreachable(self.host):
                 raise engine_failed(f"cannot pull image {image}", e.text) from e
@@ -199,7 +199,6 @@ class DockerEngine:
         while self._made:
             self._made.pop().close()
         self._calls.shutdown(wait=False, cancel_futures=True)
-        self._pulls.shutdown(wait=False, cancel_futures=True)
 
     async def _has_image(self, image: str) -> bool:
         try:
@@ -235,14 +234,32 @@ class DockerEngine:
     async def _call(self, work: Callable[[Any], _T], timeout: int = CALL_TIMEOUT) -> _T:  # noqa: ASYNC109
         """Run ``work(client)`` in a thread. A cancelled call is waited for: what it made must be known."""
         loop = asyncio.get_running_loop()
-        pool = self._pulls if timeout == PULL_SILENCE else self._calls
-        call = loop.run_in_executor(pool, self._guarded, work, timeout)
+        call = loop.run_in_executor(self._calls, self._guarded, work, timeout)
         try:
             return await asyncio.shield(call)
         except asyncio.CancelledError:
-            if timeout != PULL_SILENCE:  # an image that arrives late does no harm
-                await asyncio.wait([call])
+            await asyncio.wait([call])
             raise
+
+    async def _apart(self, work: Callable[[Any], None], timeout: int) -> None:  # noqa: ASYNC109
+        """The same for what may take very long: a thread of its own, which a cancelled caller leaves behind
+        and which does not hold up the end of this process."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def run() -> None:
+            error: EngineError | None = None
+            try:
+                self._guarded(work, timeout)
+            except EngineError as e:
+                error = e
+            finally:
+                self._close_client()
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(_settle, done, error)
+
+        threading.Thread(target=run, name="docker-pull", daemon=True).start()
+        await done
 
     def _guarded(self, work: Callable[[Any], _T], timeout: int) -> _T:
         if reason := _unreachable(self.host):  # said better here, and the package leaks a socket then
@@ -272,8 +289,24 @@ class DockerEngine:
         client.timeout = timeout
         return client
 
+    def _close_client(self) -> None:
+        """This thread ends, and its client with it."""
+        client = getattr(self._clients, "client", None)
+        if client is not None and client in self._made:
+            self._made.remove(client)
+            client.close()
+
     def _open_events(self, filters: dict[str, Any]) -> Any:
         return self._guarded(lambda api: api.events(filters=filters, decode=True), CALL_TIMEOUT)
+
+
+def _settle(done: asyncio.Future[None], error: EngineError | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
 
 
 def _words(explanation: Any) -> str:
