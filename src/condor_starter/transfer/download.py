@@ -116,17 +116,18 @@ class _Download:
         """The file's bytes. When writing fails the rest is read and thrown away: the transfer must go on."""
         if size == 0 and await self._integer() != EMPTY_FILE:
             raise ProtocolError("an empty file with something in it")
-        left = size
+        left, keeps = size, fd >= 0
         while left:
             message = await self._stream.receive()
             data = message.raw(min(left, piece))
             message.end()
             left -= len(data)
-            if fd >= 0 and self._problem is None:
+            if keeps:
                 try:
                     await _write(fd, data, size)
                 except OSError as e:
                     self._failed("writing to file", name, e)
+                    keeps = False
 
     def _create(self, name: str) -> int:
         try:
