@@ -101,8 +101,6 @@ def _continue(jobs: Jobs, job: Left, adopted: bool) -> None:
     record = job.record
     if not adopted:
         record.box, record.plan = "", {}
-    elif record.exit is None:  # our predecessor may have died between the job's start and saying so
-        record.stage = "running"
     try:
         ad = parse_ad(job.folder.ad())
         if job.submission.user:

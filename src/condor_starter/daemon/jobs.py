@@ -142,7 +142,7 @@ class Jobs:
             ended=lambda outcome, final: self._end(job, outcome, final),
         )
         way.open_door()
-        run = way.adopt() if adopted else way.run(self._slots)
+        run = way.adopt(self._slots) if adopted else way.run(self._slots)
         job.task = asyncio.create_task(self._guard(job, record, run), name=f"job {job.number}")
 
     async def _guard(self, job: Job, record: JobRecord, run: Coroutine[Any, Any, None]) -> None:

@@ -89,7 +89,8 @@ class ProcdLink(Procd):
         except TimeoutError:
             ended = None
         if ended and ended.status < 0 and not ended.killed and not ended.oom:
-            raise ProcdGone("condor_starter_procd died while it built the box; the job did not run")
+            text = "condor_starter_procd died while it built the box; the job did not run"
+            raise ProcdError("clone", errno.ESRCH, text, "system")
         return Started(0, ("condor_starter_procd was restarted while it built this box",), "")
 
     async def exit(self, box: str) -> BoxExit:
@@ -153,6 +154,8 @@ class ProcdLink(Procd):
             try:
                 return await request(procd)
             except ProcdGone:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
                 await self._dropped(procd)
 
     async def _current(self, deadline: float | None) -> Procd:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from condor_starter.communicators.api import ApiCommunicator
 from condor_starter.communicators.base import Ask, ClassAd, Outcome, Request
@@ -34,6 +35,7 @@ class Way:
     ended: Callable[[Outcome, ClassAd | None], None]
     _reconnected: int = 0  # the link's count when this attempt began
     _last: bool = False  # no other attempt follows this one
+    _unsure: bool = False  # adopted, and not known to have run
 
     def open_door(self) -> ApiCommunicator:
         """A fresh communicator: what is asked of the job arrives there from now on."""
@@ -78,31 +80,37 @@ class Way:
             self.ended(outcome, final)
 
     def _never_ran(self, outcome: Outcome) -> bool:
-        """True if procd died before the job ran, and it is to be tried again."""
+        """True if procd (and we, perhaps) died before the job ran, and it is to be tried again."""
         error = outcome.error
-        return (
-            not self._last
-            and self.link.reconnected != self._reconnected
-            and self.record.stage in ("accepted", "prepared")
-            and error is not None
-            and error.blame is Blame.SYSTEM
-            and self.job.asked is None
-        )
+        if self._last or self.job.asked or error is None or error.blame is not Blame.SYSTEM:
+            return False
+        if self._unsure:
+            return stillborn(self.record.exit)
+        return self.link.reconnected != self._reconnected and self.record.stage in ("accepted", "prepared")
 
-    async def adopt(self) -> None:
+    async def adopt(self, slots: asyncio.Semaphore) -> None:
         """From where our predecessor left it."""
+        record = self.record
         self.job.phase = Phase.RUNNING
-        self._last = True
+        # Our predecessor may have died between the job's start and saying so, or before the start.
+        self._unsure = record.exit is None and record.stage in ("accepted", "prepared")
+        if self._unsure:
+            record.stage = "running"
         log = StarterLog(self.job.folder.path / "StarterLog")
         comm = self.open_door()
         try:
             await engines.find(self.house, self.ad)
             await self._reopen_streams(comm, log)
             await self._restore_freeze(comm)
-            outcome = await adopt_job(self.house, comm, log, self.record)
+            outcome = await adopt_job(self.house, comm, log, record)
         finally:
             log.close()
-        self.ended(outcome, None)
+        if self._never_ran(outcome):
+            self._unsure = False
+            record.stage, record.exit = "accepted", None
+            await self.run(slots)
+        else:
+            self.ended(outcome, None)
 
     async def _reopen_streams(self, comm: ApiCommunicator, log: StarterLog) -> None:
         try:
@@ -124,3 +132,12 @@ class Way:
             await self.link.thaw(self.record.box)
         except (ProcdError, ProcdGone):
             pass  # it has ended
+
+
+def stillborn(exit_: dict[str, Any] | None) -> bool:
+    """True if the box (BoxExit in wire form) ended before its init had started the job.
+
+    A procd that dies takes along the inits that it had not ordered to begin; one that had begun goes on, and
+    leaves a status.
+    """
+    return exit_ is not None and exit_["status"] < 0 and not exit_["killed"] and not exit_["oom"]
