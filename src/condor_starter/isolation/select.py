@@ -51,6 +51,8 @@ def select(spec: JobSpec, can: Capabilities, knobs: Knobs) -> Choice:
     if spec.docker is not None:
         return _needed(reasons[0], reasons, Hold.CONTAINER_ERROR, Blame.SITE)
     if spec.requested_chroot:
+        if "mnt" not in can.namespaces:  # not for want of a better name
+            return _needed(reasons[1], reasons, Hold.STARTER_ERROR, Blame.SITE)
         return _needed(reasons[1], reasons, Hold.FAILED_TO_CREATE_PROCESS, Blame.USER)
     if wish in ("namespaces", "rlimit"):
         wanted = next(r for r in reasons if r.backend.value == wish)
