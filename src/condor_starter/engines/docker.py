@@ -17,7 +17,8 @@ from dataclasses import replace
 from typing import Any
 
 from condor_starter.engines import owner
-from condor_starter.engines.engine import ContainerState, DockerEngine
+from condor_starter.engines.calls import ContainerState
+from condor_starter.engines.engine import DockerEngine
 from condor_starter.engines.events import Watch
 from condor_starter.engines.streams import Pump
 from condor_starter.isolation.boxplan import BoxExit, BoxPlan, Stdio, Usage

@@ -14,16 +14,14 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from condor_starter.engines import calls
+from condor_starter.engines.calls import ContainerState, EngineError
 from condor_starter.engines.events import Events, Watch
-from condor_starter.engines.owner import is_dead
 from condor_starter.isolation.boxplan import Usage
 from condor_starter.isolation.docker import (
     BOX_LABEL,
-    LABEL,
-    OWNER_LABEL,
     ContainerSpec,
     EngineFacts,
     cannot_create,
@@ -42,26 +40,6 @@ PULL_SILENCE = 600
 
 _T = TypeVar("_T")
 _NOT_EXECUTED = (126, 127)
-
-
-class EngineError(Exception):
-    """The engine refused (``status``: its HTTP status) or could not be asked (0), and its words."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerState:
-    """A container as the engine describes it."""
-
-    id: str
-    status: str  # created, running, paused, exited, dead ...
-    code: int
-    oom_killed: bool
-    error: str
 
 
 class DockerEngine:
@@ -85,7 +63,7 @@ class DockerEngine:
     async def probe(self) -> EngineFacts:
         """Ask the engine who it is. Never raises: without a usable engine the facts say why."""
         try:
-            self.facts = await self._call(lambda api: _facts(api.version(), api.info()), PROBE_TIMEOUT)
+            self.facts = await self._call(lambda api: calls.facts(api.version(), api.info()), PROBE_TIMEOUT)
         except EngineError as e:
             self.facts = EngineFacts(reason=e.text)
         return self.facts
@@ -97,7 +75,7 @@ class DockerEngine:
         if pull == "never":
             raise cannot_pull(image, "it is not on this machine, and the job's pull policy is never")
         try:
-            await self._apart(lambda api: _pull(api, image), PULL_SILENCE)
+            await self._apart(lambda api: calls.pull(api, image), PULL_SILENCE)
         except EngineError as e:
             if e.status == 0 and _unreachable(self.host):
                 raise engine_failed(f"cannot pull image {image}", e.text) from e
@@ -115,7 +93,7 @@ class DockerEngine:
     async def attach(self, container: str, stdin: bool) -> socket.socket:
         """The container's multiplexed output, and its input; non-blocking, the caller's to close."""
         try:
-            return await self._call(lambda api: _attach(api, container, stdin))
+            return await self._call(lambda api: calls.attach(api, container, stdin))
         except EngineError as e:
             raise engine_failed("cannot attach to the container", e.text) from e
 
@@ -139,7 +117,7 @@ class DockerEngine:
     async def state(self, container: str) -> ContainerState | None:
         """The container as it is now; None if there is none."""
         try:
-            return await self._call(lambda api: _state(api.inspect_container(container)))
+            return await self._call(lambda api: calls.state(api.inspect_container(container)))
         except EngineError as e:
             if e.status == 404:
                 return None
@@ -172,7 +150,7 @@ class DockerEngine:
     async def remove_box(self, box: str, name: str) -> None:
         """The same for the container ``name``, but only if it was made for ``box``."""
         try:
-            found = await self._call(lambda api: _labels(api.inspect_container(name)))
+            found = await self._call(lambda api: calls.labels(api.inspect_container(name)))
         except EngineError as e:
             if e.status == 404:
                 return
@@ -186,7 +164,7 @@ class DockerEngine:
             return []
         self._swept = True
         try:
-            left = await self._call(_orphans)
+            left = await self._call(calls.orphans)
         except EngineError as e:
             raise engine_failed("cannot list containers", e.text) from e
         for container in left:
@@ -213,16 +191,16 @@ class DockerEngine:
 
     async def _create(self, spec: ContainerSpec) -> str:
         try:
-            return await self._call(lambda api: _create(api, spec))
+            return await self._call(lambda api: calls.create(api, spec))
         except EngineError as e:
             if e.status != 409 or not await self._is_leftover(spec.name):
                 raise
         await self.remove(spec.name)
-        return await self._call(lambda api: _create(api, spec))
+        return await self._call(lambda api: calls.create(api, spec))
 
     async def _is_leftover(self, name: str) -> bool:
         """A stopped container of a starter, which no living box can own: names are unique to a box."""
-        return await self._call(lambda api: _stopped_and_ours(api.inspect_container(name)))
+        return await self._call(lambda api: calls.stopped_and_ours(api.inspect_container(name)))
 
     async def _quietly(self, work: Callable[[Any], object], what: str, *ignored: int) -> None:
         try:
@@ -329,111 +307,3 @@ def _unreachable(host: str) -> str:
         except OSError as e:
             return f"no docker engine at {path}: {e.strerror or e}"
     return ""
-
-
-def _facts(version: Any, info: Any) -> EngineFacts:
-    if not isinstance(version, dict) or not isinstance(info, dict) or not version.get("Version"):
-        return EngineFacts(reason="the docker engine tells no version")
-    options = [str(o) for o in info.get("SecurityOptions") or []]
-    return EngineFacts(
-        version=str(version["Version"]),
-        build=str(version.get("GitCommit") or ""),
-        cgroup_driver=str(info.get("CgroupDriver") or ""),
-        rootless=any("rootless" in o for o in options),
-    )
-
-
-def _labels(found: Any) -> dict[str, str]:
-    return found["Config"]["Labels"] or {}
-
-
-def _stopped_and_ours(found: Any) -> bool:
-    return _labels(found).get(LABEL) == "True" and not found["State"]["Running"]
-
-
-def _state(found: Any) -> ContainerState:
-    state = found["State"]
-    return ContainerState(
-        id=str(found["Id"]),
-        status=str(state.get("Status")),
-        code=int(state.get("ExitCode") or 0),
-        oom_killed=bool(state.get("OOMKilled")),
-        error=str(state.get("Error") or ""),
-    )
-
-
-def _pull(api: Any, image: str) -> None:
-    """Fetch one image; the engine tells failures in the progress stream, after its 200."""
-    repository, tag = _split(image)
-    for line in api.pull(repository, tag=tag, stream=True, decode=True):
-        if isinstance(line, dict) and line.get("error"):
-            raise EngineError(404, str(line["error"]))
-
-
-def _orphans(api: Any) -> list[str]:
-    found = api.containers(all=True, filters={"label": [f"{LABEL}=True", OWNER_LABEL]})
-    return [str(c["Id"]) for c in found if is_dead(str(c["Labels"].get(OWNER_LABEL)))]
-
-
-def _split(image: str) -> tuple[str, str]:
-    """("registry:port/name", "tag" or "sha256:...") of a full reference."""
-    if "@" in image:
-        name, _, digest = image.partition("@")
-        colon = name.rfind(":")
-        return (name[:colon] if colon > name.rfind("/") else name), digest
-    name, _, tag = image.rpartition(":")
-    return name, tag
-
-
-def _create(api: Any, spec: ContainerSpec) -> str:
-    reply = api.create_container(
-        spec.image,
-        command=None if spec.command is None else list(spec.command),
-        entrypoint=None if spec.entrypoint is None else list(spec.entrypoint),
-        environment=list(spec.environment),
-        hostname=spec.hostname or None,
-        user=spec.user,
-        working_dir=spec.workdir,
-        stdin_open=spec.stdin,
-        labels=dict(spec.labels),
-        name=spec.name,
-        host_config=_host_config(api, spec),
-        use_config_proxy=False,  # the job's environment is exactly the plan's
-    )
-    return str(reply["Id"])
-
-
-def _host_config(api: Any, spec: ContainerSpec) -> Any:
-    from docker.types import LogConfig, Mount
-
-    mounts = [
-        Mount(v.target, v.source, type="bind", read_only=v.read_only, propagation="rprivate")
-        for v in spec.volumes
-    ]
-    return api.create_host_config(
-        mounts=mounts,
-        mem_limit=spec.memory,
-        memswap_limit=spec.memory_swap,
-        cpu_shares=spec.cpu_shares,
-        pids_limit=spec.pids,
-        cap_drop=list(spec.cap_drop),
-        cap_add=list(spec.cap_add),
-        security_opt=list(spec.security_opt),
-        group_add=[str(g) for g in spec.groups],
-        init=spec.init,
-        network_mode=spec.network or None,
-        cgroup_parent=spec.cgroup_parent or None,
-        shm_size=spec.shm_size,
-        oom_score_adj=spec.oom_score_adj,
-        log_config=LogConfig(type=spec.log_driver) if spec.log_driver else None,
-    )
-
-
-def _attach(api: Any, container: str, stdin: bool) -> socket.socket:
-    params = {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1}
-    raw = api.attach_socket(container, params=params)
-    ours = socket.socket(fileno=os.dup(raw.fileno()))  # without the package's reader and its timeouts
-    ours.setblocking(False)
-    raw._sock.close()  # a SocketIO's close alone leaves its socket open
-    raw.close()
-    return ours
