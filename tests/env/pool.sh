@@ -247,8 +247,9 @@ SH
 }
 
 # An "&" in a non-interactive shell makes its child ignore SIGINT and SIGQUIT, which would leak down to every job.
-# exec: whoever starts this in the background gets the pid of unshare itself.
-boxed() { exec env --default-signal=INT,QUIT unshare -m -p -n -u -i --propagation private --fork --kill-child sh "$@"; }
+# exec: whoever starts this in the background gets the pid of unshare itself. A session of its own, so that nobody's
+# ^C or timeout ends it, but stop.
+boxed() { exec env --default-signal=INT,QUIT $1 unshare -m -p -n -u -i --propagation private --fork --kill-child sh "${@:2}"; }
 
 make_top() {
   local d condor
@@ -257,6 +258,8 @@ make_top() {
   mkdir -p "$TOP"; touch "$TOP/.pool"; chmod 755 "$TOP"
   mkdir -p "$ROOT" "$TOP"/{upper,work,home}
   for d in lib spool log; do mkdir -p "$TOP/upper/var/$d/condor" "$TOP/$d"; chown "$condor" "$TOP/$d"; done
+  # The startd wants it to be condor's, whoever comes first.
+  mkdir "$TOP/lib/execute"; chown "$condor" "$TOP/lib/execute"
   for d in alice:2001 bob:2002; do
     mkdir -p "$TOP/home/${d%:*}"; chown "${d#*:}:${d#*:}" "$TOP/home/${d%:*}"; chmod 700 "$TOP/home/${d%:*}"
   done
@@ -265,7 +268,13 @@ make_top() {
   procd_config >"$TOP/upper/etc/condor_starter/procd.conf"
 }
 
-starter_path() { case $POOL_STARTER in genuine) echo /usr/sbin/condor_starter ;; *) echo /opt/condor_starter/bin/condor_starter ;; esac; }
+starter_path() {
+  case $POOL_STARTER in
+    genuine) echo /usr/sbin/condor_starter ;;
+    daemon) echo /opt/condor_starter/thin/condor_starter ;;
+    *) echo /opt/condor_starter/bin/condor_starter ;;
+  esac
+}
 
 pool_config() {
   cat <<CONF
@@ -322,9 +331,13 @@ CONF
 init_text() {
   enter
   case $POOL_STARTER in daemon) cat <<'SH' ;; esac
-mkdir -p /run/condor_starter /var/log/condor
-/opt/condor_starter/bin/condor_starter_procd >>/var/log/condor/procd.out 2>&1 &
-/opt/condor_starter/bin/condor_starterd >>/var/log/condor/starterd.out 2>&1 &
+mkdir -p /run/condor_starter /opt/condor_starter/thin
+{ echo '#!/usr/bin/python3 -IS'; cat /opt/condor_starter/lib/python3*/site-packages/condor_starter/cli/thin.py
+  echo "main('/run/condor_starter', ($(id -u condor),), (b'/opt/condor_starter/bin/condor_starter',))"
+} >/opt/condor_starter/thin/condor_starter; chmod 755 /opt/condor_starter/thin/condor_starter
+env --default-signal=INT,QUIT /opt/condor_starter/bin/condor_starter_procd >>/var/log/condor/procd.out 2>&1 &
+env --default-signal=INT,QUIT /opt/condor_starter/bin/condor_starterd --foreground --procd wait >>/var/log/condor/starterd.out 2>&1 &
+while [ ! -S /run/condor_starter/intake.sock ]; do sleep 0.05; done
 SH
   # Not exec: pid 1 is a shell that waits, and so reaps what is orphaned in the pool.
   echo '/usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 /usr/sbin/condor_master -f; sleep 1'
@@ -350,10 +363,10 @@ start() {
 
 up() {
   init_text >"$TOP/init"
-  boxed "$TOP/init" </dev/null >"$TOP/out" 2>&1 9>&- &
+  boxed setsid "$TOP/init" </dev/null >"$TOP/out" 2>&1 9>&- &
   echo $! >"$TOP/pid"; disown
   if [ -n "${POOL_OWNER:-}" ]; then
-    (exec </dev/null >/dev/null 2>&1; tail --pid="$POOL_OWNER" -s 0.5 -f /dev/null; exec env -u POOL_OWNER "$SELF" stop) &
+    setsid sh -c 'tail --pid=$1 -s 0.5 -f /dev/null; exec "$2" stop' sh "$POOL_OWNER" "$SELF" </dev/null >/dev/null 2>&1 9>&- &
     echo $! >"$TOP/watcher"; disown
   fi
   wait_until_up || { tail -n 40 "$TOP/out" "$TOP"/log/MasterLog "$TOP"/log/StartLog >&2 || true; stop; return 1; }
@@ -387,7 +400,7 @@ solo() {
   TOP=$mine ROOT=$mine/root
   make_top
   { enter; echo 'exec "$@"'; } >"$TOP/init"
-  local status=0; (boxed "$TOP/init" "$@") || status=$?
+  local status=0; (boxed "" "$TOP/init" "$@") || status=$?
   remove_top
   return $status
 }
@@ -402,8 +415,8 @@ stop() {
     gone "$p" 100 || die "the pool's pid 1 ($p) does not die: $(cat "/proc/$p/stack" 2>/dev/null)"
   fi
   w=$(cat "$TOP/watcher" 2>/dev/null || true)
-  # Not when the watcher is what runs this.
-  if [ -n "$w" ] && [ "$w" != $$ ] && grep -qzF "pid=" "/proc/$w/cmdline" 2>/dev/null; then kill "$w" 2>/dev/null || true; fi
+  # Not when the watcher is what runs this: it has become it, by exec.
+  if [ -n "$w" ] && [ "$w" != $$ ] && grep -qzF "$SELF" "/proc/$w/cmdline" 2>/dev/null; then kill -- "-$w" 2>/dev/null || true; fi
   remove_cgroups
   [ ! -e "$TOP/.pool" ] || remove_top
 }

@@ -26,6 +26,7 @@ USERS = {"alice": 2001, "bob": 2002}
 INSTALL_TIMEOUT = 900.0  # seconds: a first start makes the tree
 COMMAND_TIMEOUT = 60.0
 EVENT_TIMEOUT = 60.0
+_PROCD = "condor_starter/procd/main.py"
 
 
 class Starter(enum.StrEnum):
@@ -310,8 +311,11 @@ class Pool:
                 os.kill(process.pid, signal.SIGKILL)
 
     def _strays(self) -> list[Process]:
-        allowed = ("condor_shadow",)  # a shadow is kept for the claim's next job
-        return [p for p in self.processes() if p.pid not in self.born and not p.command.startswith(allowed)]
+        strays = [p for p in self.processes() if p.pid not in self.born]
+        # a shadow is kept for the claim's next job; procd has one box's init ready, cloned ahead of time
+        strays = [p for p in strays if not p.command.startswith("condor_shadow")]
+        spares = [p for p in strays if p.parent in self.born and p.uid == 0 and _PROCD in p.command]
+        return [p for p in strays if p not in spares[:1]]
 
     def scratch(self) -> Path:
         """The execute directory."""

@@ -39,7 +39,7 @@ def main(run: str, uids: tuple[int, ...], fallback: tuple[bytes, ...]) -> None:
     ``run`` is the run directory, ``uids`` who may own starterd (root always may), ``fallback`` the command
     (absolute, as bytes) that does the same work in its own process when no starterd runs.
     """
-    sock = _connect(run, uids)
+    sock = None if _asks_for_text() else _connect(run, uids)
     if sock is not None and _hand_over(sock):
         posix._exit(_stay(sock, run, uids))
     if sock is not None:
@@ -49,6 +49,12 @@ def main(run: str, uids: tuple[int, ...], fallback: tuple[bytes, ...]) -> None:
     except OSError as e:
         posix.write(2, b"condor_starter: cannot run %s: %s\n" % (fallback[0], str(e).encode()))
         posix._exit(FAILED)
+
+
+def _asks_for_text() -> bool:
+    """``-classad`` and ``-version``: the answer goes to our own standard output, and there is no job."""
+    words = _arguments()[1:]
+    return len(words) == 1 and words[0][:4] in (b"-cla", b"-ver")
 
 
 def _connect(run: str, uids: tuple[int, ...]) -> _socket.socket | None:
