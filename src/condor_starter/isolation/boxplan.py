@@ -216,7 +216,7 @@ def from_wire(cls: type, data: Any, where: str = "plan") -> Any:
     if not isinstance(data, dict):
         raise PlanError(f"{where}: expected an object, got {type(data).__name__}")
     fields = _FIELDS.get(cls) or _learn(cls)
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in data.items():
         if key not in fields:
             raise PlanError(f"{where}: unknown field {key!r}")

@@ -18,6 +18,7 @@ from condor_starter import __version__
 from condor_starter.isolation.boxplan import BoxExit, BoxPlan, PlanError, from_wire, to_wire
 from condor_starter.procd import build, check, faultpoint, protocol, syscalls, tree, worker
 from condor_starter.procd.box import Box, Refused, refuse
+from condor_starter.procd.cgroups import foreign
 from condor_starter.procd.cgroups.base import Base
 from condor_starter.procd.cgroups.base import base as make_base
 from condor_starter.procd.cgroups.detect import read_layout
@@ -70,11 +71,14 @@ class Server:
         if self._spare is not None:
             self.loop.unwatch(self._spare.pidfd)
             self._discard(self._spare)
-        for path in reversed(self._base.dirs.values() if self._base else ()):
+        if self._base is None:
+            return
+        for path in reversed(self._base.dirs.values()):
             try:
                 os.rmdir(path)
             except OSError:
-                continue  # somebody's boxes are in it
+                return  # somebody's boxes are in it
+        foreign.remove(self._base.path)  # where only a container engine has made it
 
     def take_spare(self, namespaces: tuple[str, ...]) -> build.Spare:
         """An init with these namespaces: the one that waits, or a new one. Raises OSError."""
