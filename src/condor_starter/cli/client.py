@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import time
 from collections.abc import Mapping
@@ -12,6 +13,20 @@ from urllib.parse import quote, urlencode
 
 ANSWER_SECONDS = 90.0
 IDLE_SECONDS = 5.0
+
+
+RUN = "/run/condor_starter"
+
+
+def default_socket(run_dir: str | None, environ: Mapping[str, str]) -> str:
+    """The API's socket: of ``run_dir``, of _CONDOR_STARTER_RUN_DIR, of the machine's starterd, of our own."""
+    run = run_dir or environ.get("_CONDOR_STARTER_RUN_DIR")
+    if not run and not os.path.exists(f"{RUN}/api.sock") and os.geteuid():
+        home = environ.get("HOME", "")
+        state = environ.get("XDG_STATE_HOME") or f"{home}/.local/state"
+        runtime = environ.get("XDG_RUNTIME_DIR")
+        run = f"{runtime}/condor_starter" if runtime else f"{state}/condor_starter/run"
+    return f"{run or RUN}/api.sock"
 
 
 class ApiFailure(Exception):

@@ -76,18 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _config(files: list[Path]) -> list[Path]:
-    """The admin's knobs: the files that are named, else those of the machine."""
-    return files or sorted(Path("/etc/condor_starter").glob("*.yaml"))
-
-
 def _settle(options: argparse.Namespace) -> _Start:
     pairs = [pair.partition("=") for pair in options.knobs]
     overrides = {name.strip(): value for name, _, value in pairs}
     if options.run_dir:
         overrides["STARTER_RUN_DIR"] = str(options.run_dir)
     root = os.geteuid() == 0
-    knobs = places.for_user(gather(_config(options.config), overrides=overrides), os.environ, root)
+    knobs = places.for_user(gather(options.config or None, overrides=overrides), os.environ, root)
     who = account.unprivileged(os.environ, knobs.text("CONDOR_IDS"))
     places.make(knobs, who)
     run = Path(knobs.text("STARTER_RUN_DIR"))

@@ -18,7 +18,7 @@ until the next one listens, because by then it has killed the job that was ours,
 starter that failed, and the job runs again.
 """
 
-import _signal  # type: ignore[import-not-found]  # typeshed has only `signal`, which imports `enum`
+import _signal
 import _socket
 import posix
 import sys

@@ -8,10 +8,10 @@ import time
 from typing import Any
 
 from condor_starter.communicators.base import ClassAd
-from condor_starter.daemon import report
 from condor_starter.daemon.httpd import ApiError, Peer
 from condor_starter.daemon.jobs import Jobs
 from condor_starter.daemon.store import Submission
+from condor_starter.job import JobSpec
 
 MOST_ALIVE = 10000
 MOST_ALIVE_PER_USER = 2000
@@ -40,9 +40,13 @@ def settle_owner(ad: ClassAd, peer: Peer, facts: dict[str, Any]) -> str:
     return claim(ad, _name_of(peer.uid))
 
 
-def submission(peer: Peer, user: str, ad: ClassAd) -> Submission:
+def submission(peer: Peer, user: str, spec: JobSpec) -> Submission:
     """The submission of a job that ``peer`` sends now."""
-    return Submission(uid=peer.uid, user=user, cmd=report.program(ad), submitted_at=time.time())
+    streams = {}
+    for name in ("stdout", "stderr"):
+        path = getattr(spec.streams, name)
+        streams[name] = os.path.join(spec.iwd, path) if path else ""
+    return Submission(peer.uid, user, spec.cmd[:256] or "(the image's)", streams, submitted_at=time.time())
 
 
 def _own_account(ad: ClassAd, peer: Peer) -> str:

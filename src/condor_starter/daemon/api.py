@@ -100,7 +100,7 @@ class Api:
             raise ApiError(400, e.text) from None
         user = admission.settle_owner(ad, peer, self._service.link.facts)
         try:
-            job = self._service.jobs.submit(text, ad, spec, admission.submission(peer, user, ad))
+            job = self._service.jobs.submit(text, ad, spec, admission.submission(peer, user, spec))
         except OSError as e:
             raise ApiError(507, f"The job cannot be recorded: {e.strerror}.") from None
         return answer(job.view(), 201)

@@ -50,6 +50,7 @@ class Job:
             "user": self.submission.user,
             "uid": self.submission.uid,
             "cmd": self.submission.cmd,
+            "streams": self.submission.streams,
             "state": self.phase.value,
             "submitted_at": self.submission.submitted_at,
             "asked": self.asked.ask.value if self.asked else None,

@@ -8,7 +8,8 @@ from typing import Any
 
 from condor_starter.communicators.base import ClassAd, Outcome
 from condor_starter.isolation.boxplan import to_wire
-from condor_starter.job import BadAd
+from condor_starter.job import BadAd, Blame
+from condor_starter.sandbox.accounts import NoAccount
 
 HELD = 230
 FAILED = 231
@@ -26,12 +27,6 @@ _SHOWN = (
     "NumPids",
     "DiskUsage",
 )
-
-
-def program(ad: ClassAd) -> str:
-    """The name that a job goes by in lists: its Cmd."""
-    cmd = ad.get("Cmd")
-    return cmd[:256] if isinstance(cmd, str) else "?"
 
 
 def summary(update: ClassAd) -> dict[str, Any]:
@@ -80,10 +75,11 @@ def how(outcome: Outcome) -> str:
 
 def exit_status(outcome: Outcome) -> int:
     """The status that ``starterctl submit --wait`` exits with: the contract of ``starterctl run``."""
-    if isinstance(outcome.error, BadAd):
+    error = outcome.error
+    if isinstance(error, BadAd) or (isinstance(error, NoAccount) and error.blame is Blame.USER):
         return BAD
-    if outcome.error:
-        return HELD if outcome.error.holds else FAILED
+    if error:
+        return HELD if error.holds else FAILED
     if outcome.status is None or outcome.status < 0:
         return FAILED
     if os.WIFSIGNALED(outcome.status):

@@ -39,6 +39,7 @@ class Submission:
     uid: int  # of the process that submitted it, by SO_PEERCRED
     user: str  # the account to run it as
     cmd: str  # the program, for lists
+    streams: dict[str, str]  # stdout and stderr: the file on the host, or "" for one that is captured
     submitted_at: float  # wall clock, seconds since the epoch
 
 

@@ -6,7 +6,7 @@ import os
 from typing import NamedTuple
 
 from condor_starter.daemon.httpd import ApiError
-from condor_starter.daemon.job import Job, Phase
+from condor_starter.daemon.job import Job
 
 MOST = 1 << 18
 """Bytes of one answer."""
@@ -28,13 +28,10 @@ def read(job: Job, stream: str, offset: int, limit: int) -> Part:
     if capture := (job.comm.captures.get(stream) if job.comm else None):
         start = _start(offset, capture.size())
         return Part(start, capture.read(start, limit))
-    kept = _kept(job, stream, offset, limit)
-    if kept is not None:
-        return kept
-    if job.phase in (Phase.RUNNING, Phase.SUSPENDED):
-        text = f"The {stream} of job {job.number} goes to the file that its ad names: read that."
+    if job.submission.streams.get(stream):
+        text = f"The {stream} of job {job.number} goes to {job.submission.streams[stream]}: read that."
         raise ApiError(409, text)
-    return Part(max(0, offset), b"")
+    return _kept(job, stream, offset, limit) or Part(max(0, offset), b"")
 
 
 def _kept(job: Job, stream: str, offset: int, limit: int) -> Part | None:
