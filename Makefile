@@ -7,7 +7,7 @@ export PYTHON
 SETUP := tests/env/setup.sh
 SUITES := tests/env/suites.py
 VENV = $$($(SETUP) where)
-TESTS := test-unit test-system test-user test-docker test-vm test-pool
+TESTS := test-unit test-system test-user test-docker test-vm test-pool test-thin
 
 .PHONY: help venv demo test $(TESTS) lint format bench promises lock clean distclean
 
@@ -20,6 +20,7 @@ help:
 	@echo 'make test-docker    a private docker engine'
 	@echo 'make test-vm        a pure cgroup v2 machine with systemd, in an emulated guest'
 	@echo 'make test-pool      a real HTCondor pool'
+	@echo 'make test-thin      the same pool, with condor_starterd and a thin condor_starter'
 	@echo 'make lint           ruff, mypy --strict'
 	@echo 'make promises       the lists of tests in docs/promises.md, anew from the marks in the tests'
 	@echo 'make bench          times and memory beside the peers that are installed'
