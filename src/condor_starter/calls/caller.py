@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import overload
@@ -24,4 +25,4 @@ class Caller:
     def path(self, name: None) -> None: ...
     def path(self, name: str | None) -> str | None:
         """A file name of the command line, as we can open it; "-" and None stay what they are."""
-        return name if name in (None, "-") or not self.cwd else f"{self.cwd}/{name}"
+        return name if name in (None, "-") else os.path.join(self.cwd, name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from condor_starter.communicators.base import ClassAd, Outcome, Request
@@ -20,6 +21,11 @@ from condor_starter.sandbox.worker import SandboxWorker
 
 STREAMS = {"stdout": "_condor_stdout", "stderr": "_condor_stderr"}
 """Captured streams and their names in the scratch directory."""
+
+
+def captured(spec: JobSpec) -> list[str]:
+    """The streams that are captured: those without a name, and all of a container, which sees no Iwd."""
+    return [s for s in STREAMS if spec.docker is not None or getattr(spec.streams, s) is None]
 
 
 class ApiCommunicator:
@@ -63,7 +69,7 @@ class ApiCommunicator:
 
     def streams(self, spec: JobSpec, cwd: str) -> Streams:
         """As the ad names them; relative names mean the working directory, as everywhere."""
-        return spec.streams
+        return replace(spec.streams, **dict.fromkeys(captured(spec)))
 
     def stream_fds(self) -> dict[str, int]:
         return {name: capture.fd for name, capture in self.captures.items()}
@@ -71,9 +77,8 @@ class ApiCommunicator:
     async def fetch_inputs(self, spec: JobSpec, scratch: str) -> None:
         """No files travel; the captured streams are made here, while the directory is ours alone."""
         try:
-            for stream, name in STREAMS.items():
-                if getattr(spec.streams, stream) is None:
-                    self.captures[stream] = Capture.create(scratch, name)
+            for stream in captured(spec):
+                self.captures[stream] = Capture.create(scratch, STREAMS[stream])
         except OSError as e:
             raise JobError(
                 Hold.SCRATCH_DIR_ERROR, e.errno or 0, f"The job's output file could not be made: {e}"
@@ -81,10 +86,9 @@ class ApiCommunicator:
 
     async def readopt(self, spec: JobSpec, worker: SandboxWorker) -> None:
         """Find the captured streams of a job that an earlier process started; what is gone is gone."""
-        for stream, name in STREAMS.items():
-            if getattr(spec.streams, stream) is None and stream not in self.captures:
-                with contextlib.suppress(OSError):
-                    self.captures[stream] = await Capture.reopen(worker, name)
+        for stream in captured(spec):
+            with contextlib.suppress(OSError):
+                self.captures[stream] = await Capture.reopen(worker, STREAMS[stream])
 
     async def executing(self, spec: JobSpec) -> None:
         self._changed(None)

@@ -7,6 +7,7 @@ import pwd
 import time
 from typing import Any
 
+from condor_starter.communicators.api import STREAMS, captured
 from condor_starter.communicators.base import ClassAd
 from condor_starter.daemon.httpd import ApiError, Peer
 from condor_starter.daemon.jobs import Jobs
@@ -42,10 +43,8 @@ def settle_owner(ad: ClassAd, peer: Peer, facts: dict[str, Any]) -> str:
 
 def submission(peer: Peer, user: str, spec: JobSpec) -> Submission:
     """The submission of a job that ``peer`` sends now."""
-    streams = {}
-    for name in ("stdout", "stderr"):
-        path = getattr(spec.streams, name)
-        streams[name] = os.path.join(spec.iwd, path) if path else ""
+    kept = captured(spec)
+    streams = {s: "" if s in kept else os.path.join(spec.iwd, getattr(spec.streams, s)) for s in STREAMS}
     return Submission(peer.uid, user, spec.cmd[:256] or "(the image's)", streams, submitted_at=time.time())
 
 
