@@ -247,7 +247,9 @@ class _Builder:
         self.notes += ids.limit(self._plan)
         ids.become(self._plan.identity)
         if self._order.die_with_us:
-            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _SIGKILL)
+            # the kernel ends a pid namespace with its init; a tree's init has to do that itself
+            farewell = _SIGKILL if "pid" in self._plan.namespaces else init.FAREWELL
+            syscalls.prctl(syscalls.PR_SET_PDEATHSIG, farewell)
 
     def cwd(self) -> None:
         os.chdir(self._plan.cwd)

@@ -17,7 +17,8 @@ from condor_starter.procd import tree
 
 _SIGCHLD, _SIGKILL, _SIGSTOP = 17, 9, 19
 _ALL = frozenset(range(1, _signal.NSIG)) - {32, 33}  # those two are glibc's own
-_FORWARD = _ALL - {_SIGCHLD, _SIGKILL, _SIGSTOP, 20, 21, 22}  # 20..22: the terminal's stops
+FAREWELL = 64  # SIGRTMAX: procd has died, and a box without a pid namespace must end its tree itself
+_FORWARD = _ALL - {_SIGCHLD, _SIGKILL, _SIGSTOP, 20, 21, 22, FAREWELL}  # 20..22: the terminal's stops
 _RESET = tuple(_ALL - {_SIGKILL, _SIGSTOP})
 
 
@@ -48,6 +49,8 @@ def tend(main: int, status_fd: int, pid_namespace: bool) -> None:
         info = _signal.sigwaitinfo(_ALL)
         if info.si_signo == _SIGCHLD:
             status = _reap(main)
+        elif info.si_signo == FAREWELL:
+            status = _SIGKILL
         elif info.si_signo in _FORWARD:
             _forward(main, info.si_signo)
     duration = time.monotonic() - started
