@@ -31,11 +31,13 @@ from condor_starter.cedar.wire import Wire
 from condor_starter.communicators import shadow_calls as calls
 from condor_starter.communicators.base import Ask, Outcome, Request
 from condor_starter.communicators.shadow import ShadowCommunicator, open_shadow
+from condor_starter.communicators.shadow_streams import write_back
 from condor_starter.communicators.wire import WireAd, is_secret
 from condor_starter.job import Blame, Hold, JobError, spec_from_ad
 from condor_starter.knobs import load
 from condor_starter.log import StarterLog
 from condor_starter.sandbox.ads import print_ad
+from unit.sandbox_help import sandbox_worker
 
 KEY, SECRET, CLAIM = b"k" * 32, "5ec7e7" * 10, "c1a1m0" * 10
 PARENT = "<127.0.0.1:9618?addrs=127.0.0.1-9618&noUDP&sock=startd_1_2>"
@@ -463,6 +465,53 @@ def test_streams_of_a_transferred_job_are_files_in_the_sandbox(tmp_path: Path) -
         assert streams('In = "/data/in.txt"', "TransferIn = false")[0] == "/data/in.txt"
         assert streams("TransferOut = false")[1] == "job.out"
         assert streams('ShouldTransferFiles = "NO"') == (None, "job.out", "job.err")
+
+    run(tmp_path, test)
+
+
+@pytest.mark.req("H4")
+def test_a_streamed_output_is_written_to_its_place_by_remote_calls(tmp_path: Path) -> None:
+    (tmp_path / "box").mkdir()
+    (tmp_path / "box/_condor_stdout").write_text("what the job said")
+
+    async def test(stage: Stage, comm: ShadowCommunicator) -> None:
+        with sandbox_worker(tmp_path / "box") as worker:
+            heard = asyncio.create_task(
+                stage.answer(
+                    (calls.OPEN, W().integer(5)),
+                    (calls.WRITE, W().integer(4)),  # a slow disk takes what it can
+                    (calls.WRITE, W().integer(13)),
+                    (calls.CLOSE, W().integer(0)),
+                )
+            )
+            await write_back(comm._calls, worker, "_condor_stdout", "/home/alice/job.out")
+            opened, first, second, _ = await heard
+            assert (opened.integer(), opened.integer(), opened.text()) == (
+                0x301,
+                0o666,
+                "/home/alice/job.out",
+            )
+            assert (first.integer(), first.integer(), first.raw(first.left)) == (5, 17, b"what the job said")
+            assert (second.integer(), second.integer(), second.raw(second.left)) == (5, 13, b" the job said")
+
+    run(tmp_path, test)
+
+
+@pytest.mark.req("H4", "X2", "X9")
+@pytest.mark.parametrize("written", [0, 18, -1])
+def test_a_shadow_that_cannot_write_or_says_nonsense_does_not_hold_us_up(
+    tmp_path: Path, written: int
+) -> None:
+    (tmp_path / "box").mkdir()
+    (tmp_path / "box/_condor_stdout").write_text("what the job said")
+
+    async def test(stage: Stage, comm: ShadowCommunicator) -> None:
+        with sandbox_worker(tmp_path / "box") as worker:
+            reply = W().integer(written).integer(2**40)
+            heard = asyncio.create_task(stage.answer((calls.OPEN, W().integer(5)), (calls.WRITE, reply)))
+            with pytest.raises(JobError if written < 0 else CedarError):
+                await write_back(comm._calls, worker, "_condor_stdout", "/home/alice/job.out")
+            await heard
 
     run(tmp_path, test)
 

@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,36 +24,15 @@ from condor_starter.cedar.errors import CedarError, ProtocolError
 from condor_starter.cedar.literals import LiteralAd, line
 from condor_starter.cedar.stream import Stream
 from condor_starter.job import JobError
-from condor_starter.procd import worker as procd_worker
 from condor_starter.sandbox.contents import Catalog
-from condor_starter.sandbox.worker import SandboxWorker
 from condor_starter.transfer.download import Downloaded, download
 from condor_starter.transfer.incoming import Scratch, components, parse_remaps
 from condor_starter.transfer.outgoing import STDERR, STDOUT, Outgoing, Wanted, choose
 from condor_starter.transfer.protocol import BUFFER, UNREADABLE, Ack, GoAhead
 from condor_starter.transfer.upload import Uploaded, upload
+from unit.sandbox_help import sandbox_worker
 
 KEY = "1#6b002b7c698824d8bcd4a72"
-
-
-@contextlib.contextmanager
-def sandbox_worker(directory: Path) -> Iterator[SandboxWorker]:
-    """The real worker, as a child of ours instead of procd's, with our own ids."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        ours.close()
-        try:
-            procd_worker.serve(os.open(directory, os.O_RDONLY), theirs)
-        finally:
-            os._exit(0)
-    theirs.close()
-    worker = SandboxWorker(ours)
-    try:
-        yield worker
-    finally:
-        worker.close()
-        os.waitpid(pid, 0)
 
 
 class Relay:

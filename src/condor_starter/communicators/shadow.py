@@ -27,6 +27,7 @@ from condor_starter.communicators import command_port, keep_alive, shadow_ads
 from condor_starter.communicators.base import Ask, ClassAd, Outcome, Request
 from condor_starter.communicators.inherited import Inherited, take_over
 from condor_starter.communicators.shadow_calls import CallFailed, ShadowCalls
+from condor_starter.communicators.shadow_streams import streamed, write_back
 from condor_starter.communicators.wire import WireAd, to_lines
 from condor_starter.job import BadAd, Blame, Hold, JobError, JobSpec, Streams
 from condor_starter.knobs import Knobs
@@ -215,10 +216,12 @@ class ShadowCommunicator:
     async def send_outputs(self, spec: JobSpec, worker: SandboxWorker) -> None:
         """What the job wants back. The shadow gives the files their names on the submit side."""
         streams = self.streams(spec, "")
-        own = {s for s in (streams.stdout, streams.stderr) if s in (STDOUT, STDERR)}
+        live = streamed(self._job)
+        pairs = (("Out", streams.stdout, spec.streams.stdout), ("Err", streams.stderr, spec.streams.stderr))
+        own = {here: (there, name in live) for name, here, there in pairs if here in (STDOUT, STDERR)}
         wanted = Wanted(
             listed=spec.transfer_output,
-            streams=tuple(sorted(str(s) for s in own)[::-1]),
+            streams=tuple(str(here) for here, (_, elsewhere) in own.items() if not elsewhere),
             executable=os.path.basename(spec.cmd) if spec.transfer_executable else "",
             scratch=self._scratch,
             keep_paths=self._job.flag("PreserveRelativePaths", False),
@@ -231,6 +234,10 @@ class ShadowCommunicator:
                 sent = await upload(stream, key, items, worker, self._scratch)
             finally:
                 stream.close()
+            for here, (there, elsewhere) in own.items():
+                if elsewhere:
+                    place = os.path.join(self._job.text("Iwd"), str(there))
+                    await write_back(self._calls, worker, str(here), place)
         except JobError as e:
             self._outputs_failed = e.holds
             raise

@@ -15,6 +15,9 @@ from condor_starter.cedar.errors import CedarError, ProtocolError
 from condor_starter.cedar.sessions import SUBMIT_SIDE, Session, make_session
 from condor_starter.cedar.stream import Stream
 
+CLOSE = 10
+OPEN = 66
+WRITE = 120
 GET_JOB_INFO = -63
 JOB_EXIT = -65
 REGISTER_STARTER_INFO = -77
@@ -26,7 +29,12 @@ GET_SEC_SESSION_INFO = 288
 EVENT_NOTIFICATION = 304
 
 _SILENT_ERRORS = frozenset({EVENT_NOTIFICATION})  # no errno behind a negative result
+_NEW_FILE = 0x001 | 0x100 | 0x200  # write only, create, truncate: the wire's own flags, not Linux's
 _POLICY = '[Encryption="YES";Integrity="YES";CryptoMethods="AES";]'
+
+
+Reply = tuple[int, Reader]
+"""The result, which is not negative, and what follows it."""
 
 
 class CallFailed(Exception):
@@ -34,6 +42,7 @@ class CallFailed(Exception):
 
     def __init__(self, number: int, result: int, errno: int) -> None:
         super().__init__(f"the shadow refused remote call {number}: result {result}, errno {errno}")
+        self.errno = errno if 0 <= errno < 4096 else 0  # it is the peer's word
 
 
 class ShadowCalls:
@@ -48,7 +57,7 @@ class ShadowCalls:
         self._on_lost = on_lost
         self._lock = asyncio.Lock()
         self._waiting: asyncio.Future[Reader] | None = None
-        self._calls: set[asyncio.Task[Reader]] = set()
+        self._calls: set[asyncio.Task[Reply]] = set()
         self._lost: CedarError | None = None
         self._listener = asyncio.create_task(self._listen(), name="shadow")
 
@@ -58,7 +67,7 @@ class ShadowCalls:
 
     async def job_ad(self) -> tuple[str, ...]:
         """get_job_info: the job's ad, with the keys of its file transfer."""
-        return (await self._call(GET_JOB_INFO)).ad()
+        return (await self._call(GET_JOB_INFO))[1].ad()
 
     async def register_starter(self, ad: Iterable[str]) -> None:
         """register_starter_info: who and where we are, and which version we speak."""
@@ -68,7 +77,7 @@ class ShadowCalls:
         """get_sec_session_info: the claim's session, for the shadow to call us, and ours for file
         transfers.
         """
-        reply = await self._call(GET_SEC_SESSION_INFO, lambda w: w.text(_POLICY).text(_POLICY))
+        _, reply = await self._call(GET_SEC_SESSION_INFO, lambda w: w.text(_POLICY).text(_POLICY))
         claim = make_session(reply.text(), reply.text(), reply.text(), SUBMIT_SIDE)
         files = make_session(reply.text(), reply.text(), reply.text(), SUBMIT_SIDE)
         return claim, files
@@ -93,6 +102,21 @@ class ShadowCalls:
         """The end: the raw wait status, and why it is one. The shadow may hang up afterwards."""
         await self._call(JOB_EXIT, lambda w: w.integer(status).integer(reason).ad(ad))
 
+    async def open(self, path: str) -> int:
+        """Make or empty a file on the submit side; the shadow's number for it."""
+        number, _ = await self._call(OPEN, lambda w: w.integer(_NEW_FILE).integer(0o666).text(path))
+        return number
+
+    async def write(self, number: int, data: bytes) -> int:
+        """Write to an open file; how many bytes were written."""
+        written, _ = await self._call(WRITE, lambda w: w.integer(number).integer(len(data)).raw(data))
+        if not 0 < written <= len(data):
+            raise ProtocolError(f"the shadow wrote {written} of {len(data)} bytes")
+        return written
+
+    async def close_file(self, number: int) -> None:
+        await self._call(CLOSE, lambda w: w.integer(number))
+
     async def ulog(self, ad: Iterable[str]) -> None:
         """An event for the user log. A critical one is the last word: the shadow answers by hanging up."""
         async with self._lock:
@@ -108,7 +132,7 @@ class ShadowCalls:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._stream.close()
 
-    async def _call(self, number: int, arguments: Callable[[Writer], object] | None = None) -> Reader:
+    async def _call(self, number: int, arguments: Callable[[Writer], object] | None = None) -> Reply:
         message = self._stream.writer().integer(number)
         if arguments is not None:
             arguments(message)
@@ -117,12 +141,12 @@ class ShadowCalls:
         task.add_done_callback(self._done)
         return await asyncio.shield(task)
 
-    def _done(self, task: asyncio.Task[Reader]) -> None:
+    def _done(self, task: asyncio.Task[Reply]) -> None:
         self._calls.discard(task)
         if not task.cancelled():
             task.exception()  # whoever called may have gone
 
-    async def _exchange(self, number: int, message: Writer) -> Reader:
+    async def _exchange(self, number: int, message: Writer) -> Reply:
         async with self._lock:
             self._check()
             self._waiting = asyncio.get_running_loop().create_future()
@@ -139,7 +163,7 @@ class ShadowCalls:
             if result < 0:
                 errno = reply.integer() if number not in _SILENT_ERRORS and reply.left else 0
                 raise CallFailed(number, result, errno)
-            return reply
+            return result, reply
 
     async def _listen(self) -> None:
         try:
