@@ -491,3 +491,22 @@ def test_scratch_that_exists_already_is_refused_and_kept(boxes: Callable[[WithBo
         await b.procd.destroy(good.box)
 
     boxes(body)
+
+
+@needs_root
+@pytest.mark.req("P3")
+def test_jobs_of_one_account_do_not_see_each_others_scratch(boxes: Callable[[WithBoxes], None]) -> None:
+    async def body(b: Boxes) -> None:
+        first = b.plan("/bin/sh", "-c", "echo secret >mine; sleep 30")
+        await b.make(first)
+        await b.procd.start(first)
+        ended, out = await b.run_to_end(b.plan("/bin/sh", "-c", f"ls {b.execute}; cat {b.execute}/*/mine"))
+        assert "secret" not in out
+        assert first.scratch not in out
+        assert len(out.split()) == 1
+        assert ended.status != 0
+        await b.procd.kill(first.box)
+        await b.procd.exit(first.box)
+        await b.procd.destroy(first.box)
+
+    boxes(body)

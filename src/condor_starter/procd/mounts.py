@@ -58,8 +58,7 @@ def plan_mounts(plan: BoxPlan) -> list[Mount]:
     ops += [Mount("bind", b.target, source=b.source, read_only=b.read_only) for b in plan.binds]
     if "pid" in plan.namespaces or plan.chroot:
         ops.append(Mount("proc", "/proc"))
-    if plan.chroot:
-        ops.append(Mount("scratch", f"{plan.execute}/{plan.scratch}"))
+    ops.append(Mount("scratch", f"{plan.execute}/{plan.scratch}"))
     return ops
 
 
@@ -186,7 +185,10 @@ class View:
             os.close(dev)
 
     def _show_scratch(self, target: str) -> None:
-        """The scratch directory at its own path inside the tree, alone: a tmpfs hides its neighbours."""
+        """The scratch directory at its own path, alone: a tmpfs hides its neighbours.
+
+        Jobs of one account (nobody's, say) could otherwise read each other's files.
+        """
         parent, name = os.path.split(target)
         os.close(fds.ensure_directory(self._root, parent.strip("/")))
         self._fresh("tmpfs", parent, MS_NOSUID | MS_NODEV, "mode=755")
