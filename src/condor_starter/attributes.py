@@ -53,15 +53,17 @@ def value_of(ad: ClassAd, name: str) -> Any:
 
     Raises :class:`BadAttribute` for an expression that is an error or would cost too much to evaluate.
     """
-    raw = ad.get(name)
+    try:
+        raw = ad.get(name)
+    except UnicodeDecodeError:
+        raise BadAttribute(f"{name} is not UTF-8 text: convert it.") from None
     if isinstance(raw, classad2.ExprTree):
         check_cost(ad, name)
         try:
             raw = ad.eval(name)
         except (classad2.ClassAdException, ValueError, OverflowError):
-            raise BadAttribute(
-                f"{name} = {_short(ad, name)} cannot be evaluated: correct the expression."
-            ) from None
+            why = "cannot be evaluated: correct the expression."
+            raise BadAttribute(f"{name} = {_short(ad, name)} {why}") from None
     if raw is classad2.Value.Undefined:
         return None
     if raw is classad2.Value.Error:

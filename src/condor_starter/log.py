@@ -44,6 +44,7 @@ class StarterLog:
         self._pid = pid
         self._fd: int | None = None
         self._size = 0
+        self.trouble = ""  # why the last line could not be written
 
     def say(self, text: str, **fields: object) -> None:
         """One line; ``fields`` are appended as ``key=value``."""
@@ -99,7 +100,9 @@ class StarterLog:
             elif self._stream is not None:
                 self._stream.write(line)
                 self._stream.flush()
-        except (OSError, ValueError):  # full, or closed: a log never stops a job
+            self.trouble = ""
+        except (OSError, ValueError) as e:  # full, or closed: a log never stops a job
+            self.trouble = str(e)
             self.close()
 
     def _append(self, path: Path, data: bytes) -> None:

@@ -161,12 +161,12 @@ class _Job:
             "cgroup": found.cgroup,
             "user": site.identity.name,
         }
-        self.record.advance("accepted")  # before the box exists: who adopts the job finds the box
+        self._advance("accepted")  # before the box exists: who adopts the job finds the box
         path = await self.house.procd.make(site.box, found.kind, site.execute, site.scratch, found.cgroup)
         self._made = True
         contents.write_ads(path, self.ad, site.machine)
         await unless_stopped(self.comm.fetch_inputs(found.spec, path), self.comm.requests)
-        self.record.advance("prepared")
+        self._advance("prepared")
 
     async def execute(self) -> None:
         """Build the box and start the job."""
@@ -188,7 +188,7 @@ class _Job:
         self.outcome.started_at = report.wall_clock()
         self.record.started_at = self.outcome.started_at
         self.record.plan["pid"] = started.pid
-        self.record.advance("running")
+        self._advance("running")
         for note in started.notes:
             self.log.say(note)
         self.log.say(f"Create_Process succeeded, pid={started.pid}")
@@ -216,7 +216,7 @@ class _Job:
         self.outcome.ended_by = self._watch.ended_by
         self._take_exit(ended)
         self.record.exit = to_wire(ended)
-        self.record.advance("ended")
+        self._advance("ended")
         self._judge(ended)
 
     async def bring_back(self) -> None:
@@ -305,7 +305,7 @@ class _Job:
             await self._last_update(ad)
         await self._remove_box()
         await self.comm.finished(self.spec, self.outcome, ad)
-        self.record.advance("reported")
+        self._advance("reported")
         self.log.say("All jobs have exited... starter exiting")
 
     async def _last_update(self, ad: Any) -> None:
@@ -357,6 +357,13 @@ class _Job:
                 raise
             await self.house.procd.exit(box)  # a start that failed: its init is about to be gone
             await self.house.procd.destroy(box)
+
+    def _advance(self, stage: str) -> None:
+        """Enter a stage. A record that cannot be saved is a loss for the next process, not for this job."""
+        try:
+            self.record.advance(stage)
+        except OSError as e:
+            self.log.say(f"The job's record could not be saved at the stage {stage}: {e}")
 
     # -- small things -----------------------------------------------------------------------------
 

@@ -264,6 +264,18 @@ class TestEnds:
         process.communicate(timeout=60)
         until(lambda: not [p for p in processes() if f"sleep\0{mark}" in p] and hand.left() == [])
 
+    @pytest.mark.req("P8", "X3", "X9")
+    def test_when_its_procd_is_killed_the_job_dies_and_that_is_the_systems_failure(self, hand: Hand) -> None:
+        mark = f"5{os.getpid()}"
+        process = self.begin(hand, sh(f"touch {hand.home}/up; exec sleep {mark}"), hand.home / "up")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 1
+        os.kill(int(children[0]), signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 231 and "(system)" in err and "procd is gone" in err
+        until(lambda: not [p for p in processes() if f"sleep\0{mark}" in p])
+        assert hand.call("starterctl", "sweep").status == 0
+
 
 def processes() -> list[str]:
     found = []
@@ -399,6 +411,7 @@ class TestIsolation:
         status = Path(f"/proc/{process.pid}/status").read_text()
         process.send_signal(signal.SIGQUIT)
         process.communicate(timeout=60)
+        assert (root.log / "StarterLog.slot1").stat().st_uid != 0
         ids = re.search(r"Uid:\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)", status)
         assert ids and "0" not in ids.groups() and re.search(r"CapEff:\s+0{16}", status)
 
@@ -439,6 +452,11 @@ def test_doctor_says_what_there_is_and_what_to_do_about_the_rest(hand: Hand) -> 
         assert lines["privilege"].startswith("ok") and lines["pid namespace"].startswith("ok")
     else:
         assert lines["privilege"].startswith("--") and "-> start as root" in ran.out
+
+
+def test_a_log_that_cannot_be_written_is_said_and_stops_no_job(hand: Hand) -> None:
+    ran = hand.run(sh("exit 3"), "--log", "/proc/nowhere/log")
+    assert ran.status == 3 and "no StarterLog" in ran.err and "/proc/nowhere/log" in ran.err
 
 
 @pytest.mark.req("H3")

@@ -131,7 +131,13 @@ class TestLocalMode:
         assert ran.status == 1 and words in ran.err and words in hand.log_text()
 
     def test_usage_errors_are_1(self, hand: Hand) -> None:
-        for words in ([], ["-job-input-ad"], ["-job-nonsense", "x"], ["-job-input-ad", "/no/such/file"]):
+        for words in (
+            [],
+            ["-job-input-ad"],
+            ["-job-nonsense", "x"],
+            ["-job-input-ad", "/no/such/file"],
+            ["-job-keyword", "K"],
+        ):
             ran = hand.starter(*words)
             assert ran.status == 1 and "condor_starter: " in ran.err
 

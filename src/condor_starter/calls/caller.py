@@ -19,6 +19,13 @@ class Caller:
     cwd: str  # "" = our own
     signals: asyncio.Queue[int]  # signals that it gets
 
+    def complain(self, text: str) -> None:
+        """One line on its standard error, if it has one that takes it."""
+        try:
+            os.write(self.fd_of(2), f"condor_starter: {text}\n".encode(errors="backslashreplace"))
+        except (KeyError, OSError):
+            pass  # a startd's starter has none; the StarterLog says the same
+
     @overload
     def path(self, name: str) -> str: ...
     @overload

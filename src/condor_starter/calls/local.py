@@ -14,6 +14,7 @@ from condor_starter.calls.caller import Caller
 from condor_starter.calls.options import Options
 from condor_starter.communicators.base import Ask, Outcome, Request
 from condor_starter.communicators.local import Files, LocalCommunicator, read_ad
+from condor_starter.job import BadAd
 from condor_starter.log import StarterLog
 from condor_starter.starter import House, run_job
 
@@ -32,12 +33,14 @@ SIGNALS: Mapping[int, Ask] = {
 BY_HAND: Mapping[int, Ask] = {**SIGNALS, signal.SIGINT: Ask.VACATE_SOFT, signal.SIGHUP: Ask.VACATE_FAST}
 
 
-def communicator(
+async def communicator(
     options: Options, caller: Caller, house: House, log: StarterLog, stack: ExitStack
 ) -> LocalCommunicator:
     """The door of the job that ``options`` name. Raises BadAd, OSError."""
-    assert options.job_input_ad is not None
-    ad = load_ad(caller.path(options.job_input_ad), caller.fd_of, log)
+    if options.job_input_ad is None:
+        raise BadAd("-job-keyword alone is not supported: give the job's ad with -job-input-ad FILE.")
+    # in a thread: the ad may come by a pipe whose writer takes his time, and other jobs go on
+    ad = await asyncio.to_thread(load_ad, caller.path(options.job_input_ad), caller.fd_of, log)
     for name, number in (("ClusterId", options.job_cluster), ("ProcId", options.job_proc)):
         if number is not None:
             ad[name] = number
@@ -67,7 +70,7 @@ def _files(options: Options, caller: Caller, stack: ExitStack) -> Files:
         output_ad=open_output_ad(caller.path(options.job_output_ad), caller.fd_of, stack),
         output_name=options.job_output_ad or "",
         update_ad=Path(caller.path(options.job_update_ad)) if options.job_update_ad else None,
-        paths={n: caller.path(p) for n, p in named.items() if p and p != "-"},
+        paths={n: p for n, p in named.items() if p and p != "-"},
         fds={n: caller.fd_of(i) for i, (n, p) in enumerate(named.items()) if p == "-"},
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
@@ -42,11 +41,11 @@ async def serve(
     try:
         knobs = house.knobs.with_environ(env)
     except KnobError as e:
-        print(f"condor_starter: {e}", file=sys.stderr)
+        caller.complain(str(e))
         return 1
     shared, house = house, House(house.procd, knobs, house.facts, house.engine)
     with ExitStack() as stack:
-        log = open_log(options, knobs, stack, caller.pid)
+        log = open_log(options, knobs, stack, caller)
         log.banner("condor_starter", CONDOR_VERSION, CONDOR_PLATFORM)
         serve_one = _serve_shadow if options.shadow_host else _serve_local
         status = await serve_one(options, caller, house, log)
@@ -55,14 +54,15 @@ async def serve(
     return status
 
 
-def open_log(options: Options, knobs: Knobs, stack: ExitStack, pid: int) -> StarterLog:
-    """The StarterLog that ``options`` ask for, of the starter ``pid``: a file of the slot, or stderr."""
+def open_log(options: Options, knobs: Knobs, stack: ExitStack, caller: Caller) -> StarterLog:
+    """The StarterLog that ``options`` ask for: a file of the slot, or the caller's standard error."""
     if options.log_to_stderr:
-        return StarterLog(sys.stderr, options.header, pid=pid)
+        stream = stack.enter_context(os.fdopen(os.dup(caller.fd_of(2)), "w"))
+        return StarterLog(stream, options.header, pid=caller.pid)
     if options.log_dir:
         knobs = knobs.with_({"LOG": options.log_dir})
     path, limit = log_path(knobs, options.log_suffix or ""), knobs.integer("MAX_STARTER_LOG")
-    log = StarterLog(path, options.header, limit=limit, pid=pid)
+    log = StarterLog(path, options.header, limit=limit, pid=caller.pid)
     stack.callback(log.close)
     return log
 
@@ -95,21 +95,21 @@ async def _serve_local(options: Options, caller: Caller, house: House, log: Star
     log.say("Starter running a local job with no shadow")
     with ExitStack() as stack:
         try:
-            comm = local.communicator(options, caller, house, log, stack)
+            comm = await local.communicator(options, caller, house, log, stack)
         except (JobError, OSError) as e:
             log.say(f"Failed to initialize JobInfoCommunicator, aborting: {e}")
-            print(f"condor_starter: {e}", file=sys.stderr)
+            caller.complain(str(e))
             return 1
         outcome = await local.run(house, comm, log, caller.signals)
-    return _status(outcome)
+    return _status(outcome, caller)
 
 
-def _status(outcome: Outcome) -> int:
+def _status(outcome: Outcome, caller: Caller) -> int:
     error = outcome.error
     refused = isinstance(error, BadAd | NoAccount) or (
         error is not None and error.code == Hold.SCRATCH_DIR_ERROR
     )
     if refused and outcome.status is None:
-        print(f"condor_starter: {error}", file=sys.stderr)
+        caller.complain(str(error))
         return 1
     return 0

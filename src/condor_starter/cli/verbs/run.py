@@ -64,16 +64,18 @@ async def _run(arguments: argparse.Namespace, knobs: Knobs, stack: ExitStack) ->
     from condor_starter.calls import local
     from condor_starter.cli.house import close_house, open_house
     from condor_starter.communicators.local import LocalCommunicator
+    from condor_starter.log import StarterLog
 
-    log = _log(arguments, knobs, stack)
-    ad = local.load_ad(
-        arguments.ad, lambda fd: fd, log
-    )  # with the caller's rights: privilege is dropped below
+    # With the caller's rights, which end below. Not so the log: its directory is the unprivileged account's.
+    ad = local.load_ad(arguments.ad, lambda fd: fd, StarterLog(None))
     files = _files(arguments, stack)
     heard = local.hear(stack, local.BY_HAND)
     house, who = await open_house(knobs, os.environ)
     try:
+        log = _log(arguments, knobs, stack)
         log.banner("starterctl run")
+        if log.trouble:
+            print(f"starterctl run: no StarterLog: {log.trouble}", file=sys.stderr)
         log.say(f"Running as {who.name}: {who.why}")
         comm = LocalCommunicator(ad, arguments.slot, knobs.text("EXECUTE"), files, log)
         outcome = await local.run(house, comm, log, heard, local.BY_HAND)
