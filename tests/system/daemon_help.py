@@ -28,9 +28,9 @@ PATIENCE = 30.0
 class Machine:
     """The two daemons on directories of their own beneath ``base``."""
 
-    def __init__(self, base: Path, name: str) -> None:
+    def __init__(self, base: Path, name: str, run: Path | None = None) -> None:
         self.base = base
-        self.run, self.state, self.execute = base / "run", base / "state", base / "execute"
+        self.run, self.state, self.execute = run or base / "run", base / "state", base / "execute"
         self.execute.mkdir(mode=0o755)
         self.home = base / "home"  # where jobs of anybody may write
         self.home.mkdir()
@@ -109,8 +109,9 @@ class Machine:
 
     def terminal_records(self, number: int) -> list[dict[str, Any]]:
         """Every terminal record that there is for a job."""
-        path = self.state / "jobs" / str(number) / "outcome.json"
-        return [json.loads(path.read_text())] if path.exists() else []
+        text = (self.state / "jobs" / str(number)).read_text()
+        lines = [json.loads(line) for line in text.splitlines() if line]
+        return [line["outcome"] for line in lines if "outcome" in line]
 
     def clean_up(self) -> None:
         """Nothing of ours stays, whatever the test did."""
@@ -139,9 +140,9 @@ class Machine:
 
 
 @contextlib.contextmanager
-def machine(base: Path, name: str) -> Iterator[Machine]:
+def machine(base: Path, name: str, run: Path | None = None) -> Iterator[Machine]:
     """A machine that is cleaned up whatever happens."""
-    found = Machine(base, name)
+    found = Machine(base, name, run)
     try:
         yield found
     finally:

@@ -13,6 +13,8 @@ The conversation on ``<run>/intake.sock`` (a stream) with :mod:`condor_starter.d
 * we send ``G``: from here on the job is starterd's, and our copies of the descriptors are closed;
 * we send one byte, its number, for each signal that we get; starterd sends ``X`` and the byte to exit with.
 
+A length of 0 asks whether starterd is there, and is answered ``A``.
+
 If our socket closes without that, we died: starterd kills the job. If theirs does, starterd died: we wait
 until the next one listens, because by then it has killed the job that was ours, and exit 1: the startd sees a
 starter that failed, and the job runs again.
@@ -111,9 +113,23 @@ def _stay(sock: _socket.socket, run: str, uids: tuple[int, ...]) -> int:
     if len(answer) == 2:
         return answer[1]
     deadline = monotonic() + RETURN_SECONDS
-    while _connect(run, uids) is None and monotonic() < deadline:
+    while not _answers(run, uids) and monotonic() < deadline:
         sleep(0.1)
     return FAILED
+
+
+def _answers(run: str, uids: tuple[int, ...]) -> bool:
+    """Whether a starterd is there. A connection alone proves nothing: a dying one's queue still takes it."""
+    sock = _connect(run, uids)
+    if sock is None:
+        return False
+    try:
+        sock.sendall(bytes(4))
+        return sock.recv(1) == b"A"
+    except OSError:
+        return False
+    finally:
+        sock.close()
 
 
 def _tell(sock: _socket.socket, number: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def captured(spec: JobSpec) -> list[str]:
 class ApiCommunicator:
     """The door of one API job; implements :class:`condor_starter.communicators.base.Communicator`.
 
-    ``ad`` is the parsed ad, with the owner settled; ``kept`` the directory that the captured streams go to,
+    ``ad`` is the parsed ad, with the owner settled; ``kept`` the files that captured streams go to,
     ``execute`` the one that scratch directories are made in. ``changed`` is called when the job is
     executed (with None) and with every update ad; ``ended`` with the outcome and the final ad, exactly once.
     """
@@ -43,7 +43,7 @@ class ApiCommunicator:
         number: int,
         ad: ClassAd,
         spec: JobSpec,
-        kept: Path,
+        kept: Mapping[str, Path],
         execute: str,
         changed: Callable[[ClassAd | None], None],
         ended: Callable[[Outcome, ClassAd], None],
@@ -109,7 +109,7 @@ class ApiCommunicator:
         """Copy the captured streams to the job's record, and let go of them."""
         for stream, capture in self.captures.items():
             with contextlib.suppress(OSError):  # our disk is full: the exit status is still worth telling
-                capture.preserve(self._kept / stream)
+                capture.preserve(self._kept[stream])
         self._release()
 
     def _release(self) -> None:

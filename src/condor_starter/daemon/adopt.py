@@ -1,6 +1,6 @@
 """What a new starterd does with the jobs and boxes of the one before it.
 
-Two lists are matched: the job directories, written by our predecessor, and procd's boxes. Each job gets one
+Two lists are matched: the jobs' journals, written by our predecessor, and procd's boxes. Each job gets one
 :class:`Fate`; a box that no job claims is killed and removed.
 """
 
@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from typing import NamedTuple
 
 from condor_starter.communicators.base import Outcome
-from condor_starter.daemon import report
 from condor_starter.daemon.dispose import dispose
 from condor_starter.daemon.jobs import Jobs
-from condor_starter.daemon.store import Folder, Store, Submission
+from condor_starter.daemon.store import Journal, Left, Store
 from condor_starter.job import BadAd, Blame, Hold, JobError
 from condor_starter.log import StarterLog
 from condor_starter.procd.client import BoxInfo, Procd
+from condor_starter.record import JobRecord
 from condor_starter.sandbox.ads import parse_ad
-from condor_starter.starter import JobRecord
 
 _LIVE = frozenset({"starting", "running", "draining", "exited"})
 
@@ -44,70 +42,48 @@ def fate(record: JobRecord, finished: bool, box: str | None) -> Fate:
     return Fate.GIVE_UP
 
 
-class Left(NamedTuple):
-    """A job as its directory tells it."""
-
-    folder: Folder
-    submission: Submission
-    record: JobRecord
-    outcome: dict[str, object] | None
-
-
 async def adopt(jobs: Jobs, store: Store, procd: Procd, boxes: list[BoxInfo], log: StarterLog) -> None:
     """Give every job its fate, and remove the boxes that no job claims, before anything new is started."""
     states = {b.box: b.state for b in boxes}
-    left = [found for folder in store.folders() if (found := _read(folder, log))]
+    left = [found for journal in store.journals() if (found := _read(journal, log))]
     fates = [(job, fate(job.record, job.outcome is not None, states.get(job.record.box))) for job in left]
     claimed = {job.record.box for job, what in fates if what is Fate.ADOPT}
     orphans = [box for box in boxes if box.box not in claimed]
     await asyncio.gather(*(dispose(procd, box, log) for box in orphans))
     for job, what in fates:
         if what is not Fate.SHOW:
-            log.say(f"Job {job.folder.number} was left by an earlier starterd: {what.value}")
+            log.say(f"Job {job.journal.number} was left by an earlier starterd: {what.value}")
         _resume(jobs, job, what)
 
 
-def _read(folder: Folder, log: StarterLog) -> Left | None:
-    """The job in ``folder``. A torn record (the machine went down) is a job that ran and was lost."""
+def _read(journal: Journal, log: StarterLog) -> Left | None:
     try:
-        outcome = folder.outcome()
-    except ValueError:
-        outcome = report.terminal(_lost("Its terminal record is torn."))
-    try:
-        submission = folder.submission()
-    except (OSError, ValueError, TypeError) as e:
-        log.say(f"Job {folder.number}: nobody knows any more whose it was; forgetting it: {e!r}")
-        folder.remove()
+        return journal.read()
+    except (OSError, ValueError) as e:  # it was never acknowledged, or the machine went down
+        log.say(f"Job {journal.number}: nobody knows any more whose it was; forgetting it: {e}")
+        journal.remove()
         return None
-    try:
-        return Left(folder, submission, folder.record(), outcome)
-    except (OSError, ValueError, TypeError):
-        return Left(folder, submission, JobRecord(id=str(folder.number), stage="running"), outcome)
 
 
-def _resume(jobs: Jobs, job: Left, what: Fate) -> None:
+def _resume(jobs: Jobs, left: Left, what: Fate) -> None:
     match what:
         case Fate.SHOW:
-            assert job.outcome is not None
-            jobs.show(job.folder, job.submission, job.outcome)
+            jobs.show(left)
         case Fate.ADOPT | Fate.RUN:
-            _continue(jobs, job, what is Fate.ADOPT)
+            _continue(jobs, left, what is Fate.ADOPT)
         case Fate.GIVE_UP:
-            lost = _lost("The starter and the job's box were both lost while the job ran.")
-            jobs.close(job.folder, job.submission, lost)
+            jobs.close(left, _lost("The starter and the job's box were both lost while the job ran."))
 
 
-def _continue(jobs: Jobs, job: Left, adopted: bool) -> None:
-    record = job.record
+def _continue(jobs: Jobs, left: Left, adopted: bool) -> None:
     if not adopted:
-        record.box, record.plan = "", {}
+        left.record.box, left.record.plan = "", {}
     try:
-        ad = parse_ad(job.folder.ad())
-        if job.submission.user:
-            ad["OsUser"] = job.submission.user
-        jobs.resume(job.folder, job.submission, ad, record, adopted)
-    except (OSError, ValueError, BadAd) as e:
-        jobs.close(job.folder, job.submission, _lost(f"The job's ad cannot be read any more: {e}"))
+        ad = parse_ad(left.ad)
+        ad["OsUser"] = left.submission.user
+        jobs.resume(left, ad, adopted)
+    except BadAd as e:
+        jobs.close(left, _lost(f"The job's ad cannot be read any more: {e}"))
 
 
 def _lost(why: str) -> Outcome:

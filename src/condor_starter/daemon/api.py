@@ -3,7 +3,7 @@
 =======  ================================  ==========================================================
 POST     /v1/jobs                          body: an ad in old or new syntax; 201 with the job
 GET      /v1/jobs                          the caller's jobs (root: all); ``?state=running`` selects
-GET      /v1/jobs/N                        one job; ``?ad=1`` with its ad
+GET      /v1/jobs/N                        one job; ``?ad=1`` with its ads
 DELETE   /v1/jobs/N                        forget a job that has ended
 POST     /v1/jobs/N/suspend, continue,     202; ``?reason=...`` travels into the job's record
          remove, vacate
@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 from typing import Protocol
 
 from aiohttp import web
@@ -117,7 +116,8 @@ class Api:
         job = self._job(request)
         view = job.view()
         if request.query.get("ad"):
-            view["ad"] = job.folder.ad()
+            view["ad"] = job.journal.fact("ad")
+            view["final_ad"] = job.journal.fact("final")
         return answer(view)
 
     async def forget(self, request: web.Request) -> web.Response:
@@ -151,8 +151,8 @@ class Api:
 
     async def log(self, request: web.Request) -> web.Response:
         """GET /v1/jobs/N/log"""
-        path = self._job(request).folder.path / "StarterLog"
-        return web.Response(body=_end_of(path, LOG_BYTES), content_type="text/plain", charset="utf-8")
+        text = self._job(request).journal.log_text(LOG_BYTES)
+        return web.Response(body=text, content_type="text/plain", charset="utf-8")
 
     async def wait(self, request: web.Request) -> web.Response:
         """GET /v1/jobs/N/wait"""
@@ -213,12 +213,3 @@ def _number(request: web.Request, name: str, default: int) -> int:
     if len(text) > 18 or not text.removeprefix("-").isdecimal() or not text.isascii():
         raise ApiError(400, f"{name} must be a whole number.")
     return int(text)
-
-
-def _end_of(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - limit))
-            return file.read(limit)
-    except FileNotFoundError:
-        return b""

@@ -135,6 +135,9 @@ class Intake:
             if len(data) < 4:
                 raise ValueError("half a request")
             size = int.from_bytes(data, "big")
+            if size == 0:
+                await loop.sock_sendall(sock, b"A")
+                return None
             if size > MAX_REQUEST:
                 await loop.sock_sendall(sock, b"R")
                 raise ValueError(f"a request of {size} bytes")

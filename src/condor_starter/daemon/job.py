@@ -9,7 +9,7 @@ from typing import Any
 
 from condor_starter.communicators.api import ApiCommunicator
 from condor_starter.communicators.base import Request
-from condor_starter.daemon.store import Folder, Submission
+from condor_starter.daemon.store import Journal, Submission
 
 
 class Phase(enum.Enum):
@@ -25,9 +25,9 @@ class Phase(enum.Enum):
 
 @dataclass(slots=True)
 class Job:
-    """One job as the daemon knows it; what is on disk is in ``folder``."""
+    """One job as the daemon knows it; what is on disk is in ``journal``."""
 
-    folder: Folder
+    journal: Journal
     submission: Submission
     phase: Phase = Phase.QUEUED
     comm: ApiCommunicator | None = None
@@ -41,7 +41,7 @@ class Job:
     @property
     def number(self) -> int:
         """The job's number in the API."""
-        return self.folder.number
+        return self.journal.number
 
     def view(self) -> dict[str, Any]:
         """The job as the API shows it."""

@@ -14,11 +14,11 @@ from condor_starter.daemon import report
 from condor_starter.daemon.dispose import dispose_by_name
 from condor_starter.daemon.job import Job, Phase
 from condor_starter.daemon.link import ProcdLink
-from condor_starter.daemon.store import Folder, Store, Submission
+from condor_starter.daemon.store import Journal, KeptRecord, Left, Store, Submission
 from condor_starter.daemon.way import Way
 from condor_starter.job import Blame, Hold, JobError, JobSpec, spec_from_ad
 from condor_starter.log import StarterLog
-from condor_starter.starter import House, JobRecord
+from condor_starter.starter import House
 
 KEEP_JOBS = 1000
 """Ended jobs of one user whose records are kept; the oldest are forgotten first."""
@@ -69,32 +69,30 @@ class Jobs:
 
     def submit(self, text: str, ad: ClassAd, spec: JobSpec, submission: Submission) -> Job:
         """A new job: on disk when this returns, run as soon as there is room. Raises OSError."""
-        folder, record = self._store.create(text, submission)
-        job = self._add(folder, submission)
+        journal, record = self._store.create(text, submission)
+        job = self._add(journal, submission)
         self._begin(job, ad, spec, record, adopted=False)
         return job
 
-    def show(self, folder: Folder, submission: Submission, outcome: dict[str, Any]) -> None:
+    def show(self, left: Left) -> None:
         """A job that ended before we started."""
-        job = self._add(folder, submission)
-        job.outcome = outcome
+        job = self._add(left.journal, left.submission)
+        job.outcome = left.outcome
         self._retire(job)
 
-    def resume(
-        self, folder: Folder, submission: Submission, ad: ClassAd, record: JobRecord, adopted: bool
-    ) -> None:
+    def resume(self, left: Left, ad: ClassAd, adopted: bool) -> None:
         """A job of our predecessor: adopted with its box, or run from the start because it never ran.
 
         Raises BadAd.
         """
         spec = spec_from_ad(ad, transfers=False)
-        job = self._add(folder, submission)
+        job = self._add(left.journal, left.submission)
         self.adopted += adopted
-        self._begin(job, ad, spec, record, adopted)
+        self._begin(job, ad, spec, left.record, adopted)
 
-    def close(self, folder: Folder, submission: Submission, outcome: Outcome) -> None:
-        """A job of our predecessor of which only the terminal record is missing."""
-        job = self._add(folder, submission)
+    def close(self, left: Left, outcome: Outcome) -> None:
+        """A job of our predecessor that ends here."""
+        job = self._add(left.journal, left.submission)
         self._end(job, outcome, None)
         self._done(job)
 
@@ -121,16 +119,16 @@ class Jobs:
         del self._jobs[job.number]
         self._ended[job.submission.uid].remove(job)
         self._kept_bytes[job.submission.uid] -= job.size
-        job.folder.remove()
+        job.journal.remove()
 
     # -- the way through --------------------------------------------------------------------------
 
-    def _add(self, folder: Folder, submission: Submission) -> Job:
-        job = self._jobs[folder.number] = Job(folder, submission)
+    def _add(self, journal: Journal, submission: Submission) -> Job:
+        job = self._jobs[journal.number] = Job(journal, submission)
         self._alive[submission.uid] += 1
         return job
 
-    def _begin(self, job: Job, ad: ClassAd, spec: JobSpec, record: JobRecord, adopted: bool) -> None:
+    def _begin(self, job: Job, ad: ClassAd, spec: JobSpec, record: KeptRecord, adopted: bool) -> None:
         way = Way(
             house=self._house,
             link=self._link,
@@ -145,7 +143,7 @@ class Jobs:
         run = way.adopt(self._slots) if adopted else way.run(self._slots)
         job.task = asyncio.create_task(self._guard(job, record, run), name=f"job {job.number}")
 
-    async def _guard(self, job: Job, record: JobRecord, run: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, job: Job, record: KeptRecord, run: Coroutine[Any, Any, None]) -> None:
         """The end of a job's task: whatever happened, there is one terminal record, and who waits is told."""
         try:
             await run
@@ -166,7 +164,7 @@ class Jobs:
         suspended = job.update.get("JobState") == "Suspended"
         if suspended != (job.phase is Phase.SUSPENDED):
             with contextlib.suppress(OSError):  # a full disk: at worst the next starterd continues it
-                job.folder.mark_suspended(suspended)
+                job.journal.note(suspended=suspended)
         job.phase = Phase.SUSPENDED if suspended else Phase.RUNNING
 
     def _end(self, job: Job, outcome: Outcome, final: ClassAd | None) -> None:
@@ -176,7 +174,7 @@ class Jobs:
         job.phase = Phase.ENDING
         job.outcome = report.terminal(outcome)
         try:
-            job.folder.finish(job.outcome, final.printOld() if final is not None else "")
+            job.journal.finish(job.outcome, final.printOld() if final is not None else "")
         except OSError as e:
             self._log.say(f"Job {job.number}: its terminal record cannot be written: {e}")
 
@@ -192,7 +190,8 @@ class Jobs:
         """The job is done: nothing of it but its record is left."""
         uid = job.submission.uid
         with contextlib.suppress(OSError):
-            job.size = job.folder.size()
+            job.size = job.journal.size()
+        job.journal.close()
         job.phase, job.task, job.comm = Phase.DONE, None, None
         self._alive[uid] -= 1
         self._ended.setdefault(uid, deque()).append(job)

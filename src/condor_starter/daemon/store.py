@@ -1,31 +1,30 @@
-"""The state directory: one directory a job, so that a job and its end outlive starterd.
+"""The state directory: one journal a job, so that a job and its end outlive starterd.
 
-``<state>/jobs/<number>/`` belongs to starterd alone (mode 0700) and holds
+``<state>/jobs/<number>`` belongs to starterd alone (mode 0600) and is only appended to, one JSON object a
+line: first ``ad`` (as it was submitted) and ``submission``, then ``record`` at each change of stage
+(:class:`condor_starter.record.JobRecord`), ``suspended``, ``log`` for each line of its StarterLog, and at
+last ``outcome``, its one terminal record, with ``final``, its last update ad. The streams that the ad names
+no files for are kept beside it, as ``<number>.stdout`` and ``<number>.stderr``, if there is anything in them.
 
-* ``job.ad``           the ad as it was submitted,
-* ``submission.json``  who submitted it, and when,
-* ``record.json``      how far it is (:class:`condor_starter.starter.JobRecord`),
-* ``outcome.json``     its one terminal record, written exactly once (link(2) refuses a second),
-* ``final.ad``         its last update ad,
-* ``StarterLog``       its log,
-* ``stdout, stderr``   the streams that its ad names no files for,
-* ``suspended``        while it is.
-
-A new job is made as ``<number>.new`` and renamed when it is whole: what was never acknowledged to its
-submitter leaves nothing that could be taken for a job. Files are not synced: they have to survive processes;
-after a machine's crash the job is dead anyway, and a torn file is a job that failed by the system.
+One file and appends, because making a file costs a hundred times what appending to one does. Nothing is
+synced: this has to survive processes; after a machine's crash the job is dead anyway, and a torn line is as
+if it had never been written.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import io
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
-from condor_starter.starter import JobRecord
+from condor_starter.record import JobRecord
+
+_STREAMS = ("stdout", "stderr")
 
 
 class StateError(Exception):
@@ -43,69 +42,142 @@ class Submission:
     submitted_at: float  # wall clock, seconds since the epoch
 
 
-class Folder:
-    """The directory of one job."""
+class KeptRecord(JobRecord):
+    """A job's record that is saved into the job's journal."""
 
-    def __init__(self, path: Path) -> None:
+    __slots__ = ("journal",)
+    journal: Journal
+
+    @classmethod
+    def of(cls, journal: Journal, state: dict[str, Any]) -> KeptRecord:
+        """From what :meth:`save` wrote, or {} for a new one. Raises TypeError for anything else."""
+        record = cls(**({"id": str(journal.number)} | state))
+        record.journal = journal
+        return record
+
+    def save(self) -> None:
+        """Append to the journal. Raises OSError."""
+        names = ("box", "stage", "started_at", "plan", "exit")
+        self.journal.note(record={name: getattr(self, name) for name in names})
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A job as its journal tells it."""
+
+    journal: Journal
+    ad: str
+    submission: Submission
+    record: KeptRecord
+    outcome: dict[str, Any] | None  # the terminal record
+
+
+class Journal:
+    """The journal of one job. Owns a descriptor while it is open for appending."""
+
+    def __init__(self, path: Path, fd: int = -1) -> None:
         self.path = path
         self.number = int(path.name)
+        self._fd = fd
+        self._finished = False
 
-    def ad(self) -> str:
-        """The ad as it was submitted. Raises OSError, ValueError."""
-        return (self.path / "job.ad").read_text(encoding="utf-8")
+    def note(self, **facts: Any) -> None:
+        """Append ``facts``. Raises OSError (ENOSPC: nothing of it is there then)."""
+        line = json.dumps(facts, separators=(",", ":")).encode() + b"\n"
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+            line = b"\n" + line  # the last one may be torn: this one starts on its own
+        written = os.write(self._fd, line)
+        if written != len(line):
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
-    def submission(self) -> Submission:
-        """Raises OSError, ValueError, TypeError for one that is torn."""
-        return Submission(**json.loads((self.path / "submission.json").read_bytes()))
-
-    def record(self) -> JobRecord:
-        """Raises OSError, ValueError, TypeError for one that is torn."""
-        return JobRecord.load(self.path / "record.json")
-
-    def outcome(self) -> dict[str, Any] | None:
-        """The terminal record, or None while there is none. A torn one raises ValueError."""
-        try:
-            outcome = json.loads((self.path / "outcome.json").read_bytes())
-        except FileNotFoundError:
-            return None
-        if not isinstance(outcome, dict):
-            raise ValueError(f"{self.path}/outcome.json is not a terminal record")
-        return outcome
+    def log(self) -> TextIO:
+        """A stream whose lines go into the journal: for StarterLog."""
+        return cast(TextIO, _LogStream(self))
 
     def finish(self, outcome: dict[str, Any], final_ad: str) -> bool:
         """Write the terminal record; False if there is one already, which then stands. Raises OSError."""
-        (self.path / "final.ad").write_text(final_ad, encoding="utf-8", errors="backslashreplace")
-        temporary = self.path / "outcome.tmp"
-        temporary.write_text(json.dumps(outcome), encoding="utf-8")
-        try:
-            os.link(temporary, self.path / "outcome.json")
-        except FileExistsError:
+        if self._finished:
             return False
-        finally:
-            temporary.unlink()
+        self.note(outcome=outcome, final=final_ad)
+        self._finished = True
         return True
 
-    def mark_suspended(self, yes: bool) -> None:
-        """Remember whether the job is suspended, for the next starterd. Raises OSError."""
-        if yes:
-            (self.path / "suspended").touch(0o600)
-        else:
-            (self.path / "suspended").unlink(missing_ok=True)
+    def read(self) -> Left:
+        """The whole job. Raises OSError, or ValueError if not even its submission is there."""
+        facts: dict[str, Any] = {}
+        for line in self._lines():
+            line.pop("log", None)
+            if "outcome" in facts:
+                line.pop("outcome", None)
+            facts |= line
+        try:
+            record = KeptRecord.of(self, facts.get("record", {}))
+            submission = Submission(**facts["submission"])
+            left = Left(self, str(facts["ad"]), submission, record, facts.get("outcome"))
+        except (KeyError, TypeError) as e:
+            raise ValueError(f"{self.path} is not a job's journal: {e!r}") from None
+        self._finished = left.outcome is not None
+        return left
 
-    def suspended(self) -> bool:
-        """Whether the job was suspended when this was last remembered."""
-        return (self.path / "suspended").exists()
+    def fact(self, name: str) -> Any:
+        """The last value that was noted as ``name``; None if there is none. Raises OSError."""
+        values = [line[name] for line in self._lines() if name in line]
+        return values[-1] if values else None
+
+    def log_text(self, limit: int) -> bytes:
+        """The end of the job's StarterLog. Raises OSError."""
+        text = "".join(str(line["log"]) for line in self._lines() if "log" in line)
+        return text.encode("utf-8", "backslashreplace")[-limit:]
+
+    def stream(self, name: str) -> Path:
+        """Where a captured stream is kept."""
+        return self.path.with_name(f"{self.number}.{name}")
 
     def size(self) -> int:
         """Bytes that this job takes here."""
-        with os.scandir(self.path) as entries:
-            return sum(e.stat(follow_symlinks=False).st_blocks * 512 for e in entries)
+        found = 0
+        for path in (self.path, *map(self.stream, _STREAMS)):
+            try:
+                found += path.stat().st_blocks * 512
+            except FileNotFoundError:
+                continue
+        return found
+
+    def close(self) -> None:
+        """Close the descriptor; a later note opens it again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def remove(self) -> None:
-        """Forget the job: renamed first, so that no half of it comes to life again."""
-        gone = self.path.with_name(f"{self.number}.gone")
-        os.rename(self.path, gone)
-        _clear(gone)
+        """Forget the job: its journal first, so that no half of it comes to life again."""
+        self.close()
+        for path in (self.path, *map(self.stream, _STREAMS)):
+            path.unlink(missing_ok=True)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        found = []
+        for line in self.path.read_bytes().split(b"\n"):
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue  # torn, or the end of the file
+            if isinstance(value, dict):
+                found.append(value)
+        return found
+
+
+class _LogStream(io.TextIOBase):
+    """Lines of text as notes of a journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def write(self, text: str) -> int:
+        self._journal.note(log=text)
+        return len(text)
 
 
 class Store:
@@ -131,38 +203,32 @@ class Store:
         if last.isdigit():  # a number is never used twice, even if its job was forgotten
             self._next = max(self._next, 1 + int(last))
 
-    def folders(self) -> list[Folder]:
-        """Every job's directory, oldest first; clears away what a crash left half made or half removed."""
+    def journals(self) -> list[Journal]:
+        """Every job's journal, oldest first; streams that a crash left without one are removed."""
+        numbers = set(self._numbers())
         for name in os.listdir(self._jobs):
-            if name.endswith((".new", ".gone")):
-                _clear(self._jobs / name)
-        return [Folder(self._jobs / str(n)) for n in sorted(self._numbers())]
+            number = name.partition(".")[0]
+            if number != name and not (number.isdigit() and int(number) in numbers):
+                (self._jobs / name).unlink()
+        return [Journal(self._jobs / str(n)) for n in sorted(numbers)]
 
-    def create(self, ad: str, submission: Submission) -> tuple[Folder, JobRecord]:
-        """A new job with its record in stage "accepted". Raises OSError."""
+    def create(self, ad: str, submission: Submission) -> tuple[Journal, KeptRecord]:
+        """A new job in stage "accepted". Raises OSError."""
         number, self._next = self._next, self._next + 1
         os.pwrite(self._lock, b"%d\n" % number, 0)
-        new = self._jobs / f"{number}.new"
-        new.mkdir(mode=0o700)
-        (new / "job.ad").write_text(ad, encoding="utf-8")
-        (new / "submission.json").write_text(json.dumps(asdict(submission)), encoding="utf-8")
-        record = JobRecord(id=str(number), path=new / "record.json")
-        record.save()
-        folder = Folder(self._jobs / str(number))
-        os.rename(new, folder.path)
-        record.path = folder.path / "record.json"
-        return folder, record
+        path = self._jobs / str(number)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        journal = Journal(path, os.open(path, flags, 0o600))
+        try:
+            journal.note(ad=ad, submission=asdict(submission))
+        except OSError:
+            journal.remove()
+            raise
+        return journal, KeptRecord.of(journal, {})
 
     def close(self) -> None:
         """Let go of the lock."""
         os.close(self._lock)
 
     def _numbers(self) -> list[int]:
-        """Numbers in use; those that are only half there, too, until they are cleared away."""
         return [int(n) for n in os.listdir(self._jobs) if n.isdigit()]
-
-
-def _clear(path: Path) -> None:
-    for name in os.listdir(path):
-        os.unlink(path / name)
-    path.rmdir()

@@ -36,7 +36,7 @@ def read(job: Job, stream: str, offset: int, limit: int) -> Part:
 
 def _kept(job: Job, stream: str, offset: int, limit: int) -> Part | None:
     try:
-        fd = os.open(job.folder.path / stream, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(job.journal.stream(stream), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
     try:

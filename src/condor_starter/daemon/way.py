@@ -7,15 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from condor_starter.communicators.api import ApiCommunicator
+from condor_starter.communicators.api import STREAMS, ApiCommunicator
 from condor_starter.communicators.base import Ask, ClassAd, Outcome, Request
 from condor_starter.daemon import engines
 from condor_starter.daemon.job import Job, Phase
 from condor_starter.daemon.link import ProcdLink
+from condor_starter.daemon.store import KeptRecord
 from condor_starter.job import Blame, JobSpec
 from condor_starter.log import StarterLog
 from condor_starter.procd.client import ProcdError, ProcdGone
-from condor_starter.starter import House, JobRecord, adopt_job, run_job
+from condor_starter.starter import House, adopt_job, run_job
 
 ATTEMPTS = 3
 """How often a job is begun whose procd died before the job ran."""
@@ -30,7 +31,7 @@ class Way:
     job: Job
     ad: ClassAd
     spec: JobSpec
-    record: JobRecord
+    record: KeptRecord
     changed: Callable[[ClassAd | None], None]
     ended: Callable[[Outcome, ClassAd | None], None]
     _reconnected: int = 0  # the link's count when this attempt began
@@ -43,7 +44,7 @@ class Way:
             self.job.number,
             self.ad,
             self.spec,
-            self.job.folder.path,
+            {name: self.job.journal.stream(name) for name in STREAMS},
             self.house.knobs.text("EXECUTE"),
             self.changed,
             self._ended,
@@ -55,7 +56,7 @@ class Way:
         async with slots:
             if self.job.phase is Phase.DONE:  # removed while it waited
                 return
-            log = StarterLog(self.job.folder.path / "StarterLog")
+            log = StarterLog(self.job.journal.log())
             try:
                 await engines.find(self.house, self.ad)
                 for attempt in range(ATTEMPTS):
@@ -96,7 +97,7 @@ class Way:
         self._unsure = record.exit is None and record.stage in ("accepted", "prepared")
         if self._unsure:
             record.stage = "running"
-        log = StarterLog(self.job.folder.path / "StarterLog")
+        log = StarterLog(self.job.journal.log())
         comm = self.open_door()
         try:
             await engines.find(self.house, self.ad)
@@ -125,7 +126,7 @@ class Way:
 
     async def _restore_freeze(self, comm: ApiCommunicator) -> None:
         """Frozen if the job is to be suspended, else thawed: our predecessor may have died in between."""
-        if self.job.folder.suspended():
+        if self.job.journal.fact("suspended"):
             comm.requests.put_nowait(Request(Ask.SUSPEND, "It was suspended when the starter ended."))
             return
         try:
