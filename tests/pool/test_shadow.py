@@ -31,7 +31,11 @@ def test_directories_go_in_and_come_out_with_what_is_in_them(pool: Pool) -> None
 
 
 @pytest.mark.req("H4")
-def test_streamed_outputs_are_where_the_user_wants_them(pool: Pool) -> None:
+@pytest.mark.ours
+def test_streamed_outputs_are_where_the_user_wants_them_and_whole(pool: Pool) -> None:
+    """Whole: HTCondor 23.9.6's own starter loses the last 40 kB of this one, still in the pipe as the job
+    exits.
+    """
     script = "#!/bin/sh\nhead -c 300000 /dev/zero | tr '\\0' x; echo to-stderr >&2\n"
     job = pool.submit("stream", script, "stream_output = true", "stream_error = true")
     assert "return value 0" in job.ended().text
