@@ -14,36 +14,24 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 
-from condor_starter.cedar.client import Target, open_command
-from condor_starter.cedar.commands import Command
 from condor_starter.cedar.errors import CedarError
 from condor_starter.cedar.literals import line
 from condor_starter.cedar.server import CommandPort
-from condor_starter.cedar.sessions import PARENT, Keyring, Session
-from condor_starter.cedar.sinful import BadSinful, Sinful
-from condor_starter.cedar.stream import Stream
+from condor_starter.cedar.sessions import PARENT, Keyring
 from condor_starter.cedar.version import version_of
-from condor_starter.communicators import command_port, keep_alive, shadow_ads
+from condor_starter.communicators import command_port, keep_alive, shadow_ads, shadow_files
 from condor_starter.communicators.base import Ask, ClassAd, Outcome, Request
 from condor_starter.communicators.inherited import Inherited, take_over
-from condor_starter.communicators.shadow_calls import CallFailed, ShadowCalls
-from condor_starter.communicators.shadow_streams import streamed, write_back
+from condor_starter.communicators.shadow_calls import CALL_SECONDS, CallFailed, ShadowCalls
+from condor_starter.communicators.shadow_files import ShadowFiles
 from condor_starter.communicators.wire import WireAd, to_lines
-from condor_starter.job import BadAd, Blame, Hold, JobError, JobSpec, Streams
+from condor_starter.job import BadAd, JobError, JobSpec, Streams
 from condor_starter.knobs import Knobs
 from condor_starter.log import StarterLog
-from condor_starter.sandbox.contents import Catalog
 from condor_starter.sandbox.worker import SandboxWorker
-from condor_starter.transfer.download import download
-from condor_starter.transfer.incoming import parse_remaps
-from condor_starter.transfer.outgoing import STDERR, STDOUT, Wanted, choose
-from condor_starter.transfer.upload import upload
 
 START_SECONDS = 20.0
 """For the startd's and the shadow's first words."""
-
-CALL_SECONDS = 300.0
-"""For each reply of the shadow; it may have a slow disk."""
 
 LINGER_SECONDS = 5.0
 """How long the command port outlives the job: a startd that cannot reach its starter any more kills it."""
@@ -51,7 +39,6 @@ LINGER_SECONDS = 5.0
 LOST_SHADOW = 2
 """The starter's exit status that tells the startd to give the claim up."""
 
-_NULL = (None, "", "/dev/null")
 _UPDATES_PER_INTERVAL = 10  # the shadow gives us up after three times ten missed updates, as HTCondor's does
 
 
@@ -118,17 +105,14 @@ class ShadowCommunicator:
         self._pid, self._execute = place
         self._job = WireAd(())
         self._scratch = ""
-        self._catalog = Catalog({})
-        self._sent = self._received = 0
-        self._outputs_failed = False
         self._over = False
-        self._files_session: Session | None = None
         self._keyring = Keyring()
         for session in inherited.sessions:
             self._keyring.add(session)
         self._address = inherited.address()
         self._startd = inherited.startd
         self._calls = ShadowCalls(inherited.shadow, self._shadow_lost)
+        self._files = ShadowFiles(self._calls, str(self._address))
         self._port = self._serve(inherited)
         self._startd.watch(self._startd_gone)
         self._alive = keep_alive.start(
@@ -147,7 +131,7 @@ class ShadowCommunicator:
             await self._calls.register_starter(self._registration())
             await self._take_sessions()
         except (CedarError, CallFailed) as e:
-            raise self._broken(e) from None
+            raise shadow_files.broken(e) from None
         return self._job.parsed()
 
     def scratch_name(self) -> str:
@@ -157,17 +141,7 @@ class ShadowCommunicator:
     def streams(self, spec: JobSpec, cwd: str) -> Streams:
         """With file transfer the streams are files in the scratch directory, and the shadow names them."""
         del cwd
-        if not spec.transfer_files:
-            return spec.streams
-        names = spec.streams
-        stdin = names.stdin
-        if stdin not in _NULL and stdin is not None and self._job.flag("TransferIn", True):
-            stdin = os.path.basename(stdin)
-        out = STDOUT if self._comes_back(names.stdout, "TransferOut") else names.stdout
-        err = STDERR if self._comes_back(names.stderr, "TransferErr") else names.stderr
-        if out == STDOUT and err == STDERR and names.stdout == names.stderr:
-            err = STDOUT
-        return Streams(stdin, out, err)
+        return shadow_files.streams(self._job, spec)
 
     def stream_fds(self) -> dict[str, int]:
         return {}
@@ -175,21 +149,9 @@ class ShadowCommunicator:
     async def fetch_inputs(self, spec: JobSpec, scratch: str) -> None:
         """Everything that the shadow has for the job, into the fresh directory ``scratch``."""
         self._scratch = scratch
-        if not spec.transfer_files:
-            return
-        executable = os.path.basename(spec.cmd) if spec.transfer_executable else ""
-        try:
-            stream = await self._files(Command.FILETRANS_UPLOAD)
-            try:
-                remaps = parse_remaps(self._job.text("TransferInputRemaps"))
-                key = self._job.text("TransferKey")
-                took = await download(stream, key, scratch, executable, remaps)
-            finally:
-                stream.close()
-        except (CedarError, OSError) as e:
-            raise self._broken(e, "Failed to transfer files: ") from None
-        self._catalog, self._received = took.catalog, took.size
-        self._log.say("File transfer completed successfully.")
+        if spec.transfer_files:
+            await self._files.fetch(self._job, spec, scratch)
+            self._log.say("File transfer completed successfully.")
 
     async def executing(self, spec: JobSpec) -> None:
         """begin_execution; and the startd hears where we are before anybody asks it."""
@@ -197,7 +159,7 @@ class ShadowCommunicator:
         try:
             await self._calls.begin_execution()
         except (CedarError, CallFailed) as e:
-            raise self._broken(e) from None
+            raise shadow_files.broken(e) from None
 
     async def update(self, ad: ClassAd, *, final: bool = False) -> None:
         """To the startd, and to the shadow. A lost shadow is told by Ask.LOST, not from here."""
@@ -215,48 +177,20 @@ class ShadowCommunicator:
 
     async def send_outputs(self, spec: JobSpec, worker: SandboxWorker) -> None:
         """What the job wants back. The shadow gives the files their names on the submit side."""
-        streams = self.streams(spec, "")
-        live = streamed(self._job)
-        pairs = (("Out", streams.stdout, spec.streams.stdout), ("Err", streams.stderr, spec.streams.stderr))
-        own = {here: (there, name in live) for name, here, there in pairs if here in (STDOUT, STDERR)}
-        wanted = Wanted(
-            listed=spec.transfer_output,
-            streams=tuple(str(here) for here, (_, elsewhere) in own.items() if not elsewhere),
-            executable=os.path.basename(spec.cmd) if spec.transfer_executable else "",
-            scratch=self._scratch,
-            keep_paths=self._job.flag("PreserveRelativePaths", False),
-        )
-        try:
-            items = await choose(wanted, worker, self._catalog)
-            stream = await self._files(Command.FILETRANS_DOWNLOAD)
-            try:
-                key = self._job.text("TransferKey")
-                sent = await upload(stream, key, items, worker, self._scratch)
-            finally:
-                stream.close()
-            for here, (there, elsewhere) in own.items():
-                if elsewhere:
-                    place = os.path.join(self._job.text("Iwd"), str(there))
-                    await write_back(self._calls, worker, str(here), place)
-        except JobError as e:
-            self._outputs_failed = e.holds
-            raise
-        except (CedarError, OSError) as e:
-            raise self._broken(e, "Failed to transfer files: ") from None
-        self._sent = sent.size
+        await self._files.bring_back(self._job, spec, worker, self._scratch)
         self._log.say("File transfer completed successfully.")
 
     async def finished(self, spec: JobSpec | None, outcome: Outcome, ad: ClassAd) -> None:
         """The end: to the startd first, then to the shadow, as HTCondor's starter does."""
         lines = [*to_lines(ad), *self._place()]
-        lines += [line("BytesSent", float(self._sent)), line("BytesRecvd", float(self._received))]
+        lines += [line("BytesSent", float(self._files.sent)), line("BytesRecvd", float(self._files.received))]
         await self._startd.update(lines, final=True)
         try:
             await self._tell_end(outcome, lines)
         except CallFailed as e:
             self._log.say(f"The end of the job was not taken: {e}")
         except CedarError as e:
-            if not self._outputs_failed:  # then the shadow knows it already, and has hung up
+            if not self._files.failed:  # then the shadow knows it already, and has hung up
                 self._log.say(f"Failed to send job exit status to shadow: {e}")
                 self.exit_status = LOST_SHADOW
         if outcome.ended_by is not None and outcome.ended_by.ask is Ask.LOST:
@@ -320,7 +254,7 @@ class ShadowCommunicator:
         if ended is not None and ended.ask is Ask.LOST:
             return
         if error is not None:
-            if self._outputs_failed and not self._calls.lost:
+            if self._files.failed and not self._calls.lost:
                 await self._calls.job_termination(lines)
             await self._calls.ulog(self._failure(error))
         elif ended is not None and ended.ask is Ask.HOLD:
@@ -357,27 +291,8 @@ class ShadowCommunicator:
     async def _take_sessions(self) -> None:
         """Keys for the file transfers, and for a shadow that calls us."""
         try:
-            claim, self._files_session = await self._calls.sessions()
+            claim, self._files.session = await self._calls.sessions()
         except CallFailed as e:
             self._log.say(f"The shadow gives no session for file transfers: {e}")
             return
         self._keyring.add(claim)
-
-    async def _files(self, command: int) -> Stream:
-        """A connection for one transfer."""
-        if self._files_session is None:
-            raise CedarError("there is no session for file transfers with this shadow")
-        try:
-            address = Sinful.parse(self._job.text("TransferSocket"))
-        except BadSinful as e:
-            raise CedarError(f"TransferSocket: {e}") from None
-        return await open_command(
-            Target(address, command, self._files_session, str(self._address), CALL_SECONDS)
-        )
-
-    def _broken(self, e: Exception, prefix: str = "") -> JobError:
-        """What a broken connection means for the job: it is not to blame, and runs again."""
-        return JobError(Hold.STARTER_ERROR, 0, f"{prefix}{e}", Blame.SYSTEM)
-
-    def _comes_back(self, name: str | None, attribute: str) -> bool:
-        return name not in _NULL and self._job.flag(attribute, True)

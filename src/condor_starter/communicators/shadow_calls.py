@@ -28,6 +28,9 @@ ULOG = 284
 GET_SEC_SESSION_INFO = 288
 EVENT_NOTIFICATION = 304
 
+CALL_SECONDS = 300.0
+"""For each message of the shadow; it may have a slow disk."""
+
 _SILENT_ERRORS = frozenset({EVENT_NOTIFICATION})  # no errno behind a negative result
 _NEW_FILE = 0x001 | 0x100 | 0x200  # write only, create, truncate: the wire's own flags, not Linux's
 _POLICY = '[Encryption="YES";Integrity="YES";CryptoMethods="AES";]'
