@@ -51,8 +51,11 @@ class Victims:
     def procd(self) -> int:
         return _children(self.client.pid)[0]
 
+    def nursery(self) -> int:
+        return _children(self.procd())[0]
+
     def init(self) -> int:
-        children = _children(self.procd())
+        children = _children(self.procd())[1:]
         return children[0] if children else 0
 
 
@@ -114,13 +117,14 @@ def _records(place: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.req("X3", "X10", "G2")
-@pytest.mark.parametrize("victim", ["procd", "init", "client"])
+@pytest.mark.parametrize("victim", ["procd", "init", "nursery", "client"])
 @pytest.mark.parametrize("step", STEPS)
 def test_kill_at_step_leaves_nothing_after_the_next_start(place: Path, step: str, victim: str) -> None:
     box = f"crash-{step}-{victim}-{os.getpid()}"
     run = _start(place, box, step)
     _wait(lambda: _paused(place))
-    pid = {"procd": run.procd, "init": run.init, "client": lambda: run.client.pid}[victim]()
+    victims = {"procd": run.procd, "init": run.init, "nursery": run.nursery, "client": lambda: run.client.pid}
+    pid = victims[victim]()
     if pid:  # at the first and last steps there is no init
         os.kill(pid, signal.SIGKILL)
     (place / "run" / "paused").unlink()
@@ -129,6 +133,8 @@ def test_kill_at_step_leaves_nothing_after_the_next_start(place: Path, step: str
     _settle(run)
     if victim == "procd":
         assert _leftovers(place, box), "nothing to undo: the kill came too late to test anything"
+    if victim == "nursery":
+        assert run.client.returncode == 0, "another nursery does what the dead one did"
     asyncio.run(asyncio.wait_for(_next_start(place), 60))
     _wait(lambda: not _leftovers(place, box))
     assert len(_records(place)) == 1
@@ -257,3 +263,22 @@ def test_sweep_undoes_what_a_dead_listening_procd_kept(place: Path) -> None:
     assert [r["box"] for r in records] == [box]
     assert _leftovers(place, box) == []
     assert len(_records(place)) == 1
+
+
+@pytest.mark.req("X3")
+def test_box_starts_although_the_init_made_ahead_for_it_was_killed(place: Path) -> None:
+    async def two_boxes() -> None:
+        procd = await Procd.spawn(_settings(place))
+        for name in (f"first-{os.getpid()}", f"second-{os.getpid()}"):
+            wish = plan(str(place / "execute"), name, "/bin/true")
+            await procd.make(name, wish.kind, wish.execute, wish.scratch, wish.cgroup)
+            await procd.start(wish)
+            assert (await asyncio.wait_for(procd.exit(name), 30)).status == 0
+            await procd.destroy(name)
+            mine = _children(os.getpid())[-1]
+            _wait(lambda: len(_children(mine)) == 2)  # noqa: B023  (called at once)
+            os.kill(_children(mine)[1], signal.SIGKILL)
+        await procd.close()
+
+    asyncio.run(two_boxes())
+    assert _leftovers(place, "first") == []

@@ -23,7 +23,7 @@ ORDER = (
     ("sandbox", "cedar", "runner"),
     ("transfer", "engines"),
     ("communicators",),
-    ("record", "draft", "report"),
+    ("record", "draft", "report", "removal", "house"),
     ("monitor",),
     ("starter",),
     ("calls",),
@@ -34,7 +34,7 @@ LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 
 # What the privileged processes may use: the standard library's small modules and nothing else.
 PROCD_STDLIB = set(
-    "__future__ _signal collections ctypes enum errno fcntl gc heapq itertools json marshal os pwd re"
+    "__future__ _signal _socket collections ctypes enum errno fcntl gc heapq itertools json marshal os pwd re"
     " resource select signal socket stat struct sys time typing".split()
 )
 UNPRIVILEGED_IN_PROCD = {"procd/client.py", "procd/worker_client.py"}

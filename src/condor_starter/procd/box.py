@@ -9,13 +9,12 @@ than a freeze: what has to wait is a callback of the loop.
 
 from __future__ import annotations
 
+import _socket
 import enum
 import errno
-import json
 import os
 import select
 import signal
-import socket
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -26,11 +25,14 @@ from condor_starter.procd.cgroups import foreign
 from condor_starter.procd.cgroups.base import Base
 from condor_starter.procd.cgroups.files import CgroupError
 from condor_starter.procd.cgroups.tracker import Tracker
+from condor_starter.procd.descent import start_time
 from condor_starter.procd.family import Family, needed
 from condor_starter.procd.ledger import Entry
 from condor_starter.procd.loop import Loop
+from condor_starter.procd.mountplan import plan_mounts
 from condor_starter.procd.settings import Settings
-from condor_starter.procd.tree import Tree, start_time
+from condor_starter.procd.spares import Order, Spares
+from condor_starter.procd.tree import Tree
 from condor_starter.procd.volumes import Scratch
 
 DRAIN_SECONDS = 30.0
@@ -77,11 +79,10 @@ class Keeper(Protocol):
     loop: Loop
     settings: Settings
     private: bool
+    spares: Spares
 
     def base(self) -> Base: ...
     def renew_base(self) -> Base: ...
-    def take_spare(self, namespaces: tuple[str, ...]) -> build.Spare: ...
-    def make_spare(self, namespaces: tuple[str, ...]) -> None: ...
     def exited(self, ended: BoxExit) -> None: ...
     def kill_strays(self) -> None: ...
     def gone(self, box: str) -> None: ...
@@ -102,7 +103,7 @@ class Box:
         self._kind: str = entry.facts["kind"]
         self._pid = 0
         self._pidfd = -1
-        self._report: socket.socket | None = None
+        self._report: _socket.socket | None = None
         self._on_report: Callable[[dict[str, Any]], None] | None = None
         self._empty_fd = -1
         self._killed = False
@@ -176,20 +177,25 @@ class Box:
         root_fd = fds.open_secure(self._keeper.settings.chroots[plan.chroot]) if plan.chroot else -1
         status_fd = self._entry.status_file()
         try:
-            spare = self._keeper.take_spare(plan.namespaces)
+            spare = self._keeper.spares.take(plan.namespaces)
             self._pid_namespace = "pid" in plan.namespaces
             self._watch(spare.pid, spare.pidfd)
             self._report = spare.report
+            spare.report.setblocking(False)
             self._keeper.loop.watch(spare.report.fileno(), self._read_report)
             self._entry.note(pid=spare.pid, started=start_time(spare.pid))
-            order = build.Order(
+            pause_at, marker = faultpoint.armed()
+            order = Order(
                 plan=plan,
-                join_files=tracker.join_files(with_v2=True) if tracker else [],
+                mounts=tuple(plan_mounts(plan)),
+                join_files=tuple(tracker.join_files(with_v2=True)) if tracker else (),
                 from_uid=self._keeper.settings.client_uid(),
                 die_with_us=self._keeper.private,
                 has_root=root_fd >= 0,
+                pause_at=pause_at,
             )
-            spare.send(order, [fd for fd in (status_fd, self._scratch.fd, root_fd) if fd >= 0] + passed)
+            with_it = [fd for fd in (status_fd, self._scratch.fd, root_fd, marker) if fd >= 0]
+            spare.send(order, with_it + passed)
         finally:
             os.close(status_fd)
             if root_fd >= 0:
@@ -220,7 +226,7 @@ class Box:
         lost = {"step": "clone", "errno": errno.ESRCH, "text": "the box's init died while it was being built"}
         on_report, self._on_report = self._on_report, None
         if on_report:
-            on_report(json.loads(data) if data else lost)
+            on_report(build.read_report(data) if data else lost)
 
     def _started(
         self, message: dict[str, Any], notes: list[str], namespaces: tuple[str, ...], answer: Answer
@@ -234,7 +240,7 @@ class Box:
             self.transition(State.RUNNING)
         faultpoint.point("run")
         answer({"pid": self._pid, "notes": notes + message["notes"], "cgroup_parent": self._cgroup_path})
-        self._keeper.make_spare(namespaces)
+        self._keeper.spares.prepare(namespaces)
 
     def _failed(self, step: str, number: int, text: str) -> None:
         """A start that failed in procd itself: nothing runs; what was made goes with destroy."""

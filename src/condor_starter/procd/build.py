@@ -1,106 +1,63 @@
 """Building a box: what the new process does between its clone and the job's exec.
 
-A *spare* is an init that has been cloned ahead of time: it has its namespaces, has let go of everything that
-is procd's, and waits. procd writes its pid into the ledger and sends it an :class:`Order`; then it takes the
-plan's steps (see isolation/boxplan.py) one by one, reports the step that failed or that all is well, and
-becomes the box's init. Cloning is the dearest part of a box; this way it happens while the job before runs.
+A *spare* is an init that the nursery has cloned ahead of time: it has its namespaces and waits. procd sends
+it an order (spares.py); then it takes the plan's steps (see isolation/boxplan.py) one by one, reports the
+step that failed or that all is well, and becomes the box's init.
+
+This and all that it imports is held by the nursery, so it imports next to nothing: named tuples come as plain
+namespaces, and a report is words that each end in NUL: ``step errno text`` of a failure, or an empty one and
+notes.
 """
 
 from __future__ import annotations
 
+import _socket
 import errno
 import fcntl
-import json
 import marshal
 import os
-import socket
-import struct
-from typing import Any, NamedTuple, NoReturn
+import sys
 
-from condor_starter.isolation.boxplan import Bind, BoxPlan, Identity, Limits, Rlimit, Stdio
-from condor_starter.procd import faultpoint, fds, ids, init, mounts, protocol, syscalls
+from condor_starter.procd import faultpoint, fds, ids, init, mounts, passing, syscalls
 
-_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1  # netdevice(7)
-_SIGKILL = 9
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from condor_starter.isolation.boxplan import Stdio
+    from condor_starter.procd.spares import Order
+
+INLINE = 16384
+ELSEWHERE = b"memfd"
+"""Instead of an order larger than INLINE bytes: it is in a memfd, the last descriptor."""
+
+_MOST_FDS = 32
+_Namespace = type(sys.implementation)  # types.SimpleNamespace, without the module
+_SIOCSIFFLAGS = 0x8914  # netdevice(7)
+_LOOPBACK_UP = b"lo".ljust(16, b"\0") + (1).to_bytes(2, sys.byteorder) + bytes(22)  # ifr_flags = IFF_UP
 
 
 class StepError(Exception):
     """A step of the child that failed; ``args`` are its name, errno and text."""
 
 
-class Order(NamedTuple):
-    """What a spare init needs to become one box: the plan, and what procd adds to it."""
+def wait_and_become(namespaces: list[str], report: _socket.socket) -> NoReturn:
+    """The new process, from its first instruction to its last: nothing may ever return from here.
 
-    plan: BoxPlan
-    join_files: list[str]  # cgroup.procs files of the box's cgroups
-    from_uid: int  # owner of the fresh scratch directory
-    die_with_us: bool  # a private procd: its boxes do not outlive it
-    has_root: bool  # a descriptor of the named chroot's tree comes with it
-
-
-class Spare(NamedTuple):
-    """An init that has its namespaces and waits for an order; it ends when ``report`` closes."""
-
-    pid: int
-    pidfd: int
-    report: socket.socket
-    namespaces: tuple[str, ...]
-
-    def send(self, order: Order, fds: list[int]) -> None:
-        """Let it become that box. ``fds``: status file, scratch directory, [root,] the passed ones."""
-        body = os.memfd_create("order", os.MFD_CLOEXEC)
-        try:
-            os.write(body, marshal.dumps(_plain(order)))
-            socket.send_fds(self.report, [b"o"], [body, *fds])
-        finally:
-            os.close(body)
-
-    def discard(self) -> None:
-        """It is not needed: it ends by itself; its pidfd tells when."""
-        self.report.close()
-
-
-def spare(namespaces: tuple[str, ...]) -> Spare:
-    """Clone an init with ``namespaces``. Raises OSError (the clone step)."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    flags = 0
-    for name in namespaces:
-        if name != "cgroup":  # unshared by the child once it is in its cgroup, so that it is rooted there
-            flags |= syscalls.NAMESPACE_FLAGS[name]
+    With the order come descriptors: the status file, the scratch directory, the named chroot's tree if the
+    order has one, a fault point's marker if the order has one, then those that plan's streams refer to.
+    """
     try:
-        pid, pidfd = syscalls.clone(flags)
-    except OSError:
-        ours.close()
-        theirs.close()
-        raise
-    if pid == 0:
-        _child(namespaces, theirs)
-    theirs.close()
-    ours.setblocking(False)
-    return Spare(pid, pidfd, ours, namespaces)
-
-
-def _child(namespaces: tuple[str, ...], report: socket.socket) -> NoReturn:
-    """The new process, from its first instruction to its last: nothing may ever return from here."""
-    try:
-        _detach(namespaces, report)
+        _detach(namespaces)
         order, fds = _await_order(report)
         _become_box(order, fds, report)
     finally:
         os._exit(0)
 
 
-def _detach(namespaces: tuple[str, ...], report: socket.socket) -> None:
-    """All that can be done before we know for whom: rid of what is procd's, a view and signals of our own."""
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _SIGKILL)
-    syscalls.close_all_but({report.fileno(), faultpoint.marker_fd()} - {-1})
-    while (fd := os.open("/dev/null", os.O_RDWR)) < 3:
-        pass  # descriptors 0, 1 and 2 are never anything else's
-    os.close(fd)
-    syscalls.set_name("starter_init")
-    init.block_signals()
-    os.umask(0o022)  # procd's own is for what it keeps to itself
-    os.setsid()
+def _detach(namespaces: list[str]) -> None:
+    """All that can be done before we know for whom."""
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, init.SIGKILL)
     syscalls.new_session_keyring()
     if "pid" not in namespaces:
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
@@ -110,18 +67,28 @@ def _detach(namespaces: tuple[str, ...], report: socket.socket) -> None:
         _loopback_up()
 
 
-def _await_order(report: socket.socket) -> tuple[Order, list[int]]:
+def _await_order(report: _socket.socket) -> tuple[Order, list[int]]:
     """The barrier: procd has written our pid into the ledger before it sends this."""
-    data, fds, _ = protocol.receive_fds(report, 16, 32)
+    data, fds, _ = passing.receive_fds(report, INLINE, _MOST_FDS)
     if not data:
         os._exit(0)  # not needed, or procd is gone
-    with open(fds.pop(0), "rb") as f:
-        f.seek(0)
-        plan, *rest = marshal.loads(f.read())
-    return Order(_plan(plan), *rest), fds
+    if data == ELSEWHERE:
+        body = fds.pop()
+        data = os.pread(body, os.fstat(body).st_size, 0)
+        os.close(body)
+    return _named(marshal.loads(data)), fds
 
 
-def _become_box(order: Order, fds: list[int], report: socket.socket) -> None:
+def _named(value: Any) -> Any:
+    """Dicts as namespaces, beneath tuples too: they read like the named tuples that they were."""
+    if type(value) is dict:
+        return _Namespace(**{k: _named(v) for k, v in value.items()})
+    if type(value) is tuple and value and type(value[0]) is dict:
+        return tuple([_named(v) for v in value])
+    return value
+
+
+def _become_box(order: Order, fds: list[int], report: _socket.socket) -> None:
     status_fd = fds[0]
     box = _Builder(order, fds)
     try:
@@ -139,29 +106,11 @@ def _become_box(order: Order, fds: list[int], report: socket.socket) -> None:
             _attempt(step, action)
     except StepError as e:
         step, number, text = e.args
-        _tell(report, {"step": step, "errno": number, "text": text})
+        _tell(report, [step, str(number), text])
         return
-    _tell(report, {"notes": box.notes} if box.notes else None)
+    _tell(report, ["", *box.notes])
     report.close()
     init.tend(box.main, status_fd, "pid" in order.plan.namespaces)
-
-
-def _plain(value: Any) -> Any:
-    """Named tuples as plain ones, which marshal can write; lists stay lists."""
-    return tuple(map(_plain, value)) if isinstance(value, tuple) else value
-
-
-def _plan(plain: tuple[Any, ...]) -> BoxPlan:
-    plan = BoxPlan._make(plain)
-    return plan._replace(
-        identity=Identity._make(plan.identity),
-        stdin=Stdio._make(plan.stdin),
-        stdout=Stdio._make(plan.stdout),
-        stderr=Stdio._make(plan.stderr),
-        limits=Limits._make(plan.limits),
-        binds=tuple(Bind._make(b) for b in plan.binds),
-        rlimits=tuple(Rlimit._make(r) for r in plan.rlimits),
-    )
 
 
 def _attempt(step: str, action: Any) -> None:
@@ -173,12 +122,19 @@ def _attempt(step: str, action: Any) -> None:
         raise StepError(*e.args) from None
 
 
-def _tell(report: socket.socket, message: dict[str, Any] | None) -> None:
-    """Report to procd; "all is well" without the JSON encoder, whose pages we would have to copy."""
+def _tell(report: _socket.socket, words: list[str]) -> None:
     try:
-        report.send(json.dumps(message).encode()[:60000] if message else b'{"notes":[]}')
+        report.send("\0".join([*words, ""]).encode(errors="replace")[:60000])
     except OSError:
         pass  # procd died; the next one sees us run, or our status file
+
+
+def read_report(data: bytes) -> dict[str, Any]:
+    """What a spare reports: ``{"notes": [...]}`` of a box that runs, or ``{"step", "errno", "text"}``."""
+    first, *rest = data.decode(errors="replace").split("\0")[:-1]
+    if not first:
+        return {"notes": rest}
+    return {"step": first, "errno": int(rest[0]), "text": rest[1]}
 
 
 class _Failed(Exception):
@@ -193,6 +149,8 @@ class _Builder:
         self._plan = order.plan
         self._status, self._scratch, *rest = fds
         self._root = rest.pop(0) if order.has_root else -1
+        if order.pause_at:
+            faultpoint.take(order.pause_at, rest.pop(0))
         self._passed = rest
         self._streams: tuple[int, int, int] = (-1, -1, -1)
         self._covered: dict[str, int] = {}  # private directory -> the host's, which it covers
@@ -223,10 +181,10 @@ class _Builder:
         if "mnt" in self._plan.namespaces:
             self._keep_covered()
             view = mounts.View(self._plan, self._scratch, self._root)
-            view.build()
+            view.build(self._order.mounts)
             self.notes += view.notes
         if self._plan.hostname:
-            socket.sethostname(self._plan.hostname)
+            _socket.sethostname(self._plan.hostname)
 
     def _keep_covered(self) -> None:
         """Hold the host's directories that streams lie in and a private one is about to cover.
@@ -248,7 +206,7 @@ class _Builder:
         ids.become(self._plan.identity)
         if self._order.die_with_us:
             # the kernel ends a pid namespace with its init; a tree's init has to do that itself
-            farewell = _SIGKILL if "pid" in self._plan.namespaces else init.FAREWELL
+            farewell = init.SIGKILL if "pid" in self._plan.namespaces else init.FAREWELL
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, farewell)
 
     def cwd(self) -> None:
@@ -294,8 +252,7 @@ class _Builder:
 
 
 def _loopback_up() -> None:
-    """A new network namespace has its lo down; jobs expect 127.0.0.1."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        request = struct.pack("16sh22x", b"lo", 0)
-        flags = struct.unpack("16sh22x", fcntl.ioctl(s, _SIOCGIFFLAGS, request))[1]
-        fcntl.ioctl(s, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
+    """A new network namespace has its lo down; jobs expect 127.0.0.1. Its other flags cannot be changed."""
+    with_lo = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    fcntl.ioctl(with_lo.fileno(), _SIOCSIFFLAGS, _LOOPBACK_UP)
+    with_lo.close()

@@ -6,17 +6,24 @@ The planner is not trusted: it parses what strangers wrote. What passes here can
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import resource
+import time
 
-from condor_starter.isolation.boxplan import KINDS, NAMESPACES, BoxPlan, PlanError, Stdio
-from condor_starter.procd import ids
-from condor_starter.procd.settings import Settings
+from condor_starter.isolation.boxplan import KINDS, NAMESPACES, BoxPlan, Identity, PlanError, Stdio
+from condor_starter.procd.settings import Settings, SettingsError, account_uid
 
 _BOX = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _CGROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,119}")
 _SCRATCH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _HOSTNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}")
+_MAX_ID = 2**31 - 1
+
+ACCOUNT_SECONDS = 10.0
+"""How long it may take until a job is refused a group that its user has left."""
+
+_known_groups: dict[int, tuple[float, frozenset[int]]] = {}
 
 
 def names(box: str, kind: str, execute: str, scratch: str, cgroup: str, settings: Settings) -> None:
@@ -33,7 +40,7 @@ def names(box: str, kind: str, execute: str, scratch: str, cgroup: str, settings
 def plan(plan: BoxPlan, descriptors: int, settings: Settings) -> None:
     """Raise PlanError unless ``plan`` may be carried out with ``descriptors`` passed descriptors."""
     names(plan.box, plan.kind, plan.execute, plan.scratch, plan.cgroup, settings)
-    ids.check(plan.identity, settings)
+    identity(plan.identity, settings)
     if not plan.no_new_privs:
         raise PlanError("no_new_privs: must be true: set-uid programs do not work in a box")
     _namespaces(plan)
@@ -48,6 +55,53 @@ def plan(plan: BoxPlan, descriptors: int, settings: Settings) -> None:
     if plan.chroot and plan.chroot not in settings.chroots:
         known = ", ".join(settings.chroots) or "none"
         raise PlanError(f"chroot: {plan.chroot!r} is no named chroot of this machine (known: {known})")
+
+
+def identity(who: Identity, settings: Settings) -> None:
+    """Raise PlanError unless jobs may run as ``who`` here."""
+    uid, gid = who.uid, who.gid
+    if uid == os.geteuid() != 0:
+        return
+    if not 0 < uid <= _MAX_ID or not 0 < gid <= _MAX_ID:
+        raise PlanError(f"identity: uid {uid} gid {gid} is refused: jobs never run as root")
+    if os.geteuid():
+        raise PlanError(f"identity: uid {uid} needs root; procd runs as uid {os.geteuid()}")
+    if uid < settings.min_uid and uid not in _allowed(settings):
+        raise PlanError(f"identity: uid {uid} is below min_uid {settings.min_uid} and not in allow_users")
+    extra = {gid, *who.groups} - _groups_of(uid)
+    if extra:
+        raise PlanError(f"identity: uid {uid} is no member of group {min(extra)}")
+
+
+def _allowed(settings: Settings) -> set[int]:
+    uids = set()
+    for name in settings.allow_users:
+        try:
+            uids.add(account_uid(name))
+        except SettingsError:
+            continue  # an account that this machine does not have
+    return uids
+
+
+def _groups_of(uid: int) -> frozenset[int]:
+    """The groups that the account database gives to ``uid``; a uid without account gets its own number.
+
+    Remembered for ACCOUNT_SECONDS: the database may be a directory service on the network.
+    """
+    asked, groups = _known_groups.get(uid, (0.0, frozenset()))
+    now = time.monotonic()
+    if not groups or now - asked > ACCOUNT_SECONDS:
+        groups = _ask_groups(uid)
+        _known_groups[uid] = now, groups
+    return groups
+
+
+def _ask_groups(uid: int) -> frozenset[int]:
+    try:
+        account = pwd.getpwuid(uid)
+    except KeyError:
+        return frozenset({uid})
+    return frozenset(os.getgrouplist(account.pw_name, account.pw_gid))
 
 
 def _match(pattern: re.Pattern[str], text: str, where: str) -> None:

@@ -21,6 +21,17 @@ def arm(step: str, run: str) -> None:
     _marker = os.open(f"{run}/paused", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
 
+def armed() -> tuple[str, int]:
+    """Where we are to stand still ("": nowhere), and the marker's descriptor: for a child of the nursery."""
+    return _armed, _marker
+
+
+def take(step: str, marker: int) -> None:
+    """Be armed as procd is."""
+    global _armed, _marker
+    _armed, _marker = step, marker
+
+
 def marker_fd() -> int:
     """The marker's descriptor, which a child must keep open; -1 when disarmed."""
     return _marker

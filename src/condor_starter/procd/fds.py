@@ -65,11 +65,15 @@ def reopen(path: str, fd: int) -> int:
 
 
 def ensure_directory(dirfd: int, path: str, mode: int = 0o755, owner: tuple[int, int] | None = None) -> int:
-    """O_PATH descriptor of directory ``path`` beneath ``dirfd``; what is missing is made, for ``owner``."""
+    """O_PATH descriptor of directory ``path`` beneath ``dirfd``; what is missing is made, for ``owner``.
+
+    What is made above the last one has mode 0755.
+    """
     fd = os.dup(dirfd)
-    for part in [p for p in path.split("/") if p]:
+    parts = [p for p in path.split("/") if p]
+    for above, part in enumerate(parts, 1 - len(parts)):
         try:
-            os.mkdir(part, mode, dir_fd=fd)
+            os.mkdir(part, 0o755 if above else mode, dir_fd=fd)
             if owner:
                 os.chown(part, *owner, dir_fd=fd, follow_symlinks=False)
         except FileExistsError:
@@ -150,6 +154,15 @@ def _enter(parent: int, name: str) -> int:
     return fd
 
 
+def _gone_if_empty(dirfd: int, name: str) -> bool:
+    """Most directories are: one call instead of a dozen."""
+    try:
+        os.rmdir(name, dir_fd=dirfd)
+    except OSError:
+        return False  # not empty, a mount, or in a directory that has to be opened up first
+    return True
+
+
 def _empty(
     top: int, dirfd: int, entries: list[os.DirEntry[str]], depth: int, left: list[int], device: int
 ) -> bool:
@@ -161,7 +174,7 @@ def _empty(
             os.unlink(entry.name, dir_fd=dirfd)
         elif depth >= _DEEP:
             os.rename(entry.name, f".deep-{left[0]}-{entry.inode()}", src_dir_fd=dirfd, dst_dir_fd=top)
-        else:
+        elif not _gone_if_empty(dirfd, entry.name):
             below = _enter(dirfd, entry.name)
             try:
                 if os.fstat(below).st_dev != device:

@@ -7,49 +7,13 @@ then a look whether root can be had back (CVE-2012-3490 was an unchecked setuid)
 from __future__ import annotations
 
 import os
-import pwd
 import resource
 
-from condor_starter.isolation.boxplan import BoxPlan, Identity, PlanError, Rlimit
 from condor_starter.procd import syscalls
-from condor_starter.procd.settings import Settings, SettingsError, account_uid
 
-_MAX_ID = 2**31 - 1
-
-
-def check(identity: Identity, settings: Settings) -> None:
-    """Raise PlanError unless jobs may run with ``identity`` here."""
-    uid, gid = identity.uid, identity.gid
-    if uid == os.geteuid() != 0:
-        return
-    if not 0 < uid <= _MAX_ID or not 0 < gid <= _MAX_ID:
-        raise PlanError(f"identity: uid {uid} gid {gid} is refused: jobs never run as root")
-    if os.geteuid():
-        raise PlanError(f"identity: uid {uid} needs root; procd runs as uid {os.geteuid()}")
-    if uid < settings.min_uid and uid not in _allowed(settings):
-        raise PlanError(f"identity: uid {uid} is below min_uid {settings.min_uid} and not in allow_users")
-    extra = {gid, *identity.groups} - _groups_of(uid)
-    if extra:
-        raise PlanError(f"identity: uid {uid} is no member of group {min(extra)}")
-
-
-def _allowed(settings: Settings) -> set[int]:
-    uids = set()
-    for name in settings.allow_users:
-        try:
-            uids.add(account_uid(name))
-        except SettingsError:
-            continue  # an account that this machine does not have
-    return uids
-
-
-def _groups_of(uid: int) -> set[int]:
-    """The groups that the account database gives to ``uid``; a uid without account gets its own number."""
-    try:
-        account = pwd.getpwuid(uid)
-    except KeyError:
-        return {uid}
-    return set(os.getgrouplist(account.pw_name, account.pw_gid))
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from condor_starter.isolation.boxplan import BoxPlan, Identity, Rlimit
 
 
 def limit(plan: BoxPlan) -> list[str]:
@@ -59,8 +23,11 @@ def limit(plan: BoxPlan) -> list[str]:
         os.nice(plan.nice)
     os.umask(plan.umask & 0o777)
     try:
-        with open("/proc/self/oom_score_adj", "w") as f:
-            f.write(str(max(0, min(1000, plan.oom_score_adj))))
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"%d" % max(0, min(1000, plan.oom_score_adj)))
+        finally:
+            os.close(fd)
     except OSError as e:
         notes.append(f"oom_score_adj {plan.oom_score_adj}: {e.strerror}")
     return notes

@@ -13,13 +13,17 @@ import os
 import resource
 import time
 
-from condor_starter.procd import tree
+from condor_starter.procd import descent
 
-_SIGCHLD, _SIGKILL, _SIGSTOP = 17, 9, 19
+SIGKILL = 9
+_SIGCHLD, _SIGSTOP = 17, 19
+_ALL = frozenset(range(1, _signal.NSIG)) - {32, 33}  # those two are glibc's own
+SIGKILL = 9
+_SIGCHLD, _SIGSTOP = 17, 19
 _ALL = frozenset(range(1, _signal.NSIG)) - {32, 33}  # those two are glibc's own
 FAREWELL = 64  # SIGRTMAX: procd has died, and a box without a pid namespace must end its tree itself
-_FORWARD = _ALL - {_SIGCHLD, _SIGKILL, _SIGSTOP, 20, 21, 22, FAREWELL}  # 20..22: the terminal's stops
-_RESET = tuple(_ALL - {_SIGKILL, _SIGSTOP})
+_FORWARD = _ALL - {_SIGCHLD, SIGKILL, _SIGSTOP, 20, 21, 22, FAREWELL}  # 20..22: the terminal's stops
+_RESET = tuple(_ALL - {SIGKILL, _SIGSTOP})
 
 
 def spawn(argv: tuple[str, ...], env: tuple[str, ...], stdio: tuple[int, int, int]) -> int:
@@ -50,11 +54,11 @@ def tend(main: int, status_fd: int, pid_namespace: bool) -> None:
         if info.si_signo == _SIGCHLD:
             status = _reap(main)
         elif info.si_signo == FAREWELL:
-            status = _SIGKILL
+            status = SIGKILL
         elif info.si_signo in _FORWARD:
             _forward(main, info.si_signo)
     duration = time.monotonic() - started
-    left = _others_here() if pid_namespace else tree.kill_children()
+    left = _others_here() if pid_namespace else descent.kill_children()
     cpu = resource.getrusage(resource.RUSAGE_CHILDREN)
     numbers = (status, duration * 1e6, cpu.ru_utime * 1e6, cpu.ru_stime * 1e6, cpu.ru_maxrss, left)
     os.write(status_fd, " ".join(str(int(n)) for n in numbers).encode())

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps makes one for each call
+
 
 class Status(NamedTuple):
     """What a box's init wrote as its last act; times of what it reaped, in microseconds."""
@@ -44,7 +46,7 @@ class Entry:
 
     def note(self, **facts: Any) -> None:
         """Record ``facts``, written before this returns. Raises OSError (ENOSPC: nothing may be made)."""
-        line = json.dumps(facts, separators=(",", ":")).encode() + b"\n"
+        line = _encode(facts).encode() + b"\n"
         if os.write(self._fd, line) != len(line):
             raise OSError(28, f"ledger entry {self.box} could not be written whole")
         self.facts.update(facts)

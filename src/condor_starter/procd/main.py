@@ -4,20 +4,27 @@ Run by path, with no site-packages, so that nothing but this package and the sta
 by the one process that holds privilege.
 """
 
+# ruff: noqa: E402  (what is imported before the nursery is split off is in the memory of every init)
 from __future__ import annotations
 
-import gc
 import os
-import signal
-import socket
 import sys
 
 if __name__ == "__main__":  # run by path: find our own package, and nothing else
     sys.path[:] = [p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__))]
     sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
 
+from condor_starter.procd import nursery
+
+NURSERY = nursery.split_off() if __name__ == "__main__" else None
+
+import gc
+import signal
+import socket
+
 from condor_starter.procd.server import Server
 from condor_starter.procd.settings import Settings, SettingsError, load
+from condor_starter.procd.spares import Spares
 
 CONFIG = "/etc/condor_starter/procd.conf"
 USAGE = "usage: condor_starter_procd [--config FILE] [--set KEY=VALUE]..."
@@ -62,7 +69,7 @@ def serve(settings: Settings, private: int) -> None:
     """Adopt what a dead predecessor left, then serve."""
     os.umask(0o077)
     os.chdir("/")
-    server = Server(settings, private >= 0)
+    server = Server(settings, private >= 0, Spares(NURSERY))
     _stop_on_signal(server)
     if private >= 0:
         server.adopt()

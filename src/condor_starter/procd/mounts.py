@@ -1,6 +1,6 @@
 """The mounts of one box: made inside its mount namespace, by root, before the job's user exists there.
 
-A list of operations, planned first (:func:`plan_mounts`, pure) and then executed in order. Sources and
+A list of operations, planned first (mountplan.py, pure) and then executed in order. Sources and
 targets are opened beneath a root without following symlinks and mounted through their descriptors, so that a
 path which somebody swaps meanwhile is not what gets mounted (CVE-2021-30465, CVE-2025-31133 are such swaps).
 """
@@ -10,9 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import NamedTuple
 
-from condor_starter.isolation.boxplan import BoxPlan
 from condor_starter.procd import fds, syscalls
 from condor_starter.procd.syscalls import (
     MS_BIND,
@@ -24,42 +22,15 @@ from condor_starter.procd.syscalls import (
     MS_REMOUNT,
 )
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from condor_starter.isolation.boxplan import BoxPlan
+    from condor_starter.procd.mountplan import Mount
+
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _DEV_LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 # Mount flags of a user's own directory: no device, no set-uid program works there
 _USER = MS_NOSUID | MS_NODEV
-
-
-class Mount(NamedTuple):
-    """One mount operation. ``kind``: private, bind, tmpfs, proc, dev, scratch."""
-
-    kind: str
-    target: str  # absolute, in the job's view
-    source: str = ""  # bind: a host path; private: a path beneath the scratch directory
-    data: str = ""  # options of a tmpfs
-    read_only: bool = False
-
-    def describe(self) -> str:
-        """The operation in words."""
-        return f"{self.kind} {self.source + ' ' if self.source else ''}on {self.target}"
-
-
-def plan_mounts(plan: BoxPlan) -> list[Mount]:
-    """The mounts that ``plan`` asks for, in the order in which they are made."""
-    ops: list[Mount] = []
-    if "mnt" not in plan.namespaces:
-        return ops
-    if plan.chroot:
-        ops.append(Mount("dev", "/dev"))
-    for directory in sorted(plan.private_dirs, key=lambda d: d.count("/")):
-        ops.append(Mount("private", directory, source=directory.strip("/")))
-    if plan.private_dev_shm:
-        ops.append(Mount("tmpfs", "/dev/shm", data="mode=1777"))
-    ops += [Mount("bind", b.target, source=b.source, read_only=b.read_only) for b in plan.binds]
-    if "pid" in plan.namespaces or plan.chroot:
-        ops.append(Mount("proc", "/proc"))
-    ops.append(Mount("scratch", f"{plan.execute}/{plan.scratch}"))
-    return ops
 
 
 def leave_host() -> None:
@@ -89,13 +60,14 @@ class View:
         self._remount(root, _USER)
         return root
 
-    def build(self) -> None:
+    def build(self, ops: tuple[Mount, ...]) -> None:
         """Carry out every operation, then make the tree the root. Raises OSError."""
-        for op in plan_mounts(self._plan):
+        for op in ops:
             try:
                 self._execute(op)
             except FileNotFoundError as e:
-                self.notes.append(f"{op.describe()}: skipped, {e.strerror}")
+                what = f"{op.kind} {op.source}".rstrip()
+                self.notes.append(f"{what} on {op.target}: skipped, {e.strerror}")
         if self._plan.chroot:
             self._pivot()
 
@@ -132,9 +104,10 @@ class View:
             return
         target = self._open(op.target, os.O_PATH | os.O_DIRECTORY)
         who = self._plan.identity
-        source = fds.ensure_directory(self._scratch, op.source, 0o755, (who.uid, who.gid))
+        source = fds.ensure_directory(self._scratch, op.source, 0o1777, (who.uid, who.gid))
         try:
-            os.chmod(fds.proc_path(source), 0o1777)
+            if os.fstat(source).st_mode & 0o7777 != 0o1777:
+                os.chmod(fds.proc_path(source), 0o1777)
             syscalls.mount(fds.proc_path(source), fds.proc_path(target), "", MS_BIND)
         finally:
             os.close(source)
@@ -194,7 +167,7 @@ class View:
         self._fresh("tmpfs", parent, MS_NOSUID | MS_NODEV, "mode=755")
         above = self._open(parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.mkdir(name, dir_fd=above)
+            os.mkdir(name, 0o700, dir_fd=above)
             point = fds.open_beneath(above, name)
             syscalls.mount(fds.proc_path(self._scratch), fds.proc_path(point), "", MS_BIND | MS_REC)
             os.close(point)

@@ -30,42 +30,31 @@ from __future__ import annotations
 import json
 import os
 import socket
-import struct
 from typing import Any
+
+from condor_starter.procd.passing import receive_fds, send_fds
 
 VERSION = 1
 INLINE = 65536
 MAX_FDS = 16
 MAX_BODY = 8 << 20
 
+encode = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps makes one for each call
+
 
 def send(sock: socket.socket, message: dict[str, Any], fds: tuple[int, ...] | list[int] = ()) -> None:
     """Send one message; raises BlockingIOError when the peer does not read, OSError when it is gone."""
-    data = json.dumps(message, separators=(",", ":")).encode()
+    data = encode(message).encode()
     if len(data) <= INLINE:
-        socket.send_fds(sock, [data], list(fds))
+        send_fds(sock, data, list(fds))
         return
     body = os.memfd_create("procd-message", os.MFD_CLOEXEC)
     try:
         os.write(body, data)
         head = {k: message[k] for k in ("id", "op", "event") if k in message} | {"body": True}
-        socket.send_fds(sock, [json.dumps(head).encode()], [body, *fds])
+        send_fds(sock, json.dumps(head).encode(), [body, *fds])
     finally:
         os.close(body)
-
-
-def receive_fds(sock: socket.socket, size: int, count: int) -> tuple[bytes, list[int], int]:
-    """recvmsg(2) of data and up to ``count`` close-on-exec descriptors: (data, descriptors, flags).
-
-    Not socket.recv_fds: that ignores its flags argument (CPython 3.11 does), so what it received would
-    be inherited by every program that is executed later.
-    """
-    data, ancillary, flags, _ = sock.recvmsg(size, socket.CMSG_LEN(count * 4), socket.MSG_CMSG_CLOEXEC)
-    fds: list[int] = []
-    for level, kind, payload in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds += struct.unpack(f"{len(payload) // 4}i", payload[: len(payload) // 4 * 4])
-    return data, fds, flags
 
 
 def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from condor_starter import __version__
 from condor_starter.isolation.boxplan import BoxExit, BoxPlan, PlanError, from_wire, to_wire
-from condor_starter.procd import build, check, faultpoint, protocol, syscalls, tree, worker
+from condor_starter.procd import check, descent, faultpoint, protocol, syscalls, worker
 from condor_starter.procd.box import Box, Refused, refuse
 from condor_starter.procd.cgroups import foreign
 from condor_starter.procd.cgroups.base import Base
@@ -25,6 +25,7 @@ from condor_starter.procd.cgroups.detect import read_layout
 from condor_starter.procd.ledger import Ledger
 from condor_starter.procd.loop import Loop
 from condor_starter.procd.settings import Settings
+from condor_starter.procd.spares import Spares
 from condor_starter.procd.volumes import Scratch
 
 MAX_CLIENTS = 16
@@ -36,16 +37,16 @@ Answer = Callable[[dict[str, Any]], None]
 class Server:
     """All of procd: the loop, the boxes and the clients."""
 
-    def __init__(self, settings: Settings, private: bool) -> None:
+    def __init__(self, settings: Settings, private: bool, spares: Spares) -> None:
         """``private``: one client, and nothing outlives it. Raises OSError, SettingsError."""
         self.settings = settings
         self.private = private
+        self.spares = spares
         self.loop = Loop()
         self._ledger = Ledger(settings.run, settings.keep_done)
         self._boxes: dict[str, Box] = {}
         self._clients: dict[int, socket.socket] = {}
         self._base: Base | None = None
-        self._spare: build.Spare | None = None
         self._helpers: set[int] = set()  # pids of sandbox workers
         if settings.pause_at:
             faultpoint.arm(settings.pause_at, settings.run)
@@ -67,10 +68,8 @@ class Server:
         return self.base()
 
     def leave(self) -> None:
-        """Our last act: the spare and, unless others use it, the base cgroup go."""
-        if self._spare is not None:
-            self.loop.unwatch(self._spare.pidfd)
-            self._discard(self._spare)
+        """Our last act: the nursery and, unless others use it, the base cgroup go."""
+        self.spares.close()
         if self._base is None:
             return
         for path in reversed(self._base.dirs.values()):
@@ -80,35 +79,6 @@ class Server:
                 return  # somebody's boxes are in it
         foreign.remove(self._base.path)  # where only a container engine has made it
 
-    def take_spare(self, namespaces: tuple[str, ...]) -> build.Spare:
-        """An init with these namespaces: the one that waits, or a new one. Raises OSError."""
-        waiting, self._spare = self._spare, None
-        if waiting is None:
-            return build.spare(namespaces)
-        self.loop.unwatch(waiting.pidfd)
-        if waiting.namespaces == namespaces:
-            return waiting
-        self._discard(waiting)
-        return build.spare(namespaces)
-
-    def make_spare(self, namespaces: tuple[str, ...]) -> None:
-        """The next box will probably want what this one wanted; called once this one's job runs."""
-        if self._spare is None and self.loop.running:
-            self._spare = spare = build.spare(namespaces)
-            self.loop.watch(spare.pidfd, self._lose_spare)
-
-    def _lose_spare(self) -> None:
-        """It was killed from outside."""
-        assert self._spare is not None
-        spare, self._spare = self._spare, None
-        self.loop.unwatch(spare.pidfd)
-        self._discard(spare)
-
-    def _discard(self, spare: build.Spare) -> None:
-        spare.discard()
-        os.waitid(os.P_PIDFD, spare.pidfd, os.WEXITED)
-        os.close(spare.pidfd)
-
     def exited(self, ended: BoxExit) -> None:
         """Tell every client that a box has ended."""
         for client in list(self._clients.values()):
@@ -116,10 +86,8 @@ class Server:
 
     def kill_strays(self) -> None:
         """Kill our descendants that belong to no living init: the leftovers of one that was killed."""
-        keep = {b.pid for b in self._boxes.values()} | self._helpers
-        if self._spare is not None:
-            keep.add(self._spare.pid)
-        tree.kill_children(timeout=STRAY_SECONDS, keep=frozenset(keep - {0}))
+        keep = {b.pid for b in self._boxes.values()} | self._helpers | self.spares.pids()
+        descent.kill_children(timeout=STRAY_SECONDS, keep=frozenset(keep - {0}))
 
     def gone(self, box: str) -> None:
         del self._boxes[box]

@@ -17,6 +17,7 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 CLONE_PIDFD = 0x00001000
+CLONE_PARENT = 0x00008000
 CLONE_INTO_CGROUP = 0x200000000
 
 NAMESPACE_FLAGS = {
@@ -114,10 +115,13 @@ def _checked(result: int, call: str, *args: object) -> int:
 def clone(flags: int, cgroup_fd: int = -1) -> tuple[int, int]:
     """clone3(2) as fork(2): (0, -1) in the child, (pid, pidfd) in the parent; SIGCHLD on exit.
 
+    With CLONE_PARENT the child is our parent's, which then hears of its exit as it would of ours.
+
     For a single-threaded process only. With ``cgroup_fd`` the child is born in that v2 cgroup.
     """
     pidfd = ctypes.c_int(-1)
-    args = _CloneArgs(flags=flags | CLONE_PIDFD, pidfd=ctypes.addressof(pidfd), exit_signal=17)
+    args = _CloneArgs(flags=flags | CLONE_PIDFD, pidfd=ctypes.addressof(pidfd))
+    args.exit_signal = 0 if flags & CLONE_PARENT else 17
     if cgroup_fd >= 0:
         args.flags |= CLONE_INTO_CGROUP
         args.cgroup = cgroup_fd

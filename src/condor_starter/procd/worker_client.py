@@ -13,7 +13,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from condor_starter.procd import protocol
+from condor_starter.procd.passing import receive_fds
 
 MAX_MESSAGE = 65536
 
@@ -98,7 +98,7 @@ class SandboxWorker:
     async def _receive(self, loop: asyncio.AbstractEventLoop) -> tuple[bytes, list[int]]:
         while True:
             try:
-                data, fds, _ = protocol.receive_fds(self._sock, MAX_MESSAGE, 4)
+                data, fds, _ = receive_fds(self._sock, MAX_MESSAGE, 4)
             except BlockingIOError:
                 await _readable(loop, self._sock)
                 continue
