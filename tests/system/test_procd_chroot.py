@@ -100,7 +100,7 @@ def plan(place: Path, script: str, chroot: str) -> BoxPlan:
     )
 
 
-@pytest.mark.req("C1", "C3")
+@pytest.mark.req("C1", "C3", "N12")
 def test_the_tree_is_the_jobs_root_and_the_host_is_not_there(place: Path, tree: Path) -> None:
     out = run(place, tree, "cat /etc/os-release; pwd; test -e /root && echo host; ls /; id")
     assert "NAME=elsewhere" in out
