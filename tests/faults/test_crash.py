@@ -267,18 +267,29 @@ def test_sweep_undoes_what_a_dead_listening_procd_kept(place: Path) -> None:
 
 @pytest.mark.req("X3")
 def test_box_starts_although_the_init_made_ahead_for_it_was_killed(place: Path) -> None:
+    async def box(procd: Procd, name: str) -> None:
+        wish = plan(str(place / "execute"), name, "/bin/true")
+        await procd.make(name, wish.kind, wish.execute, wish.scratch, wish.cgroup)
+        await procd.start(wish)
+        assert (await asyncio.wait_for(procd.exit(name), 30)).status == 0
+        await procd.destroy(name)
+
     async def two_boxes() -> None:
         procd = await Procd.spawn(_settings(place))
-        for name in (f"first-{os.getpid()}", f"second-{os.getpid()}"):
-            wish = plan(str(place / "execute"), name, "/bin/true")
-            await procd.make(name, wish.kind, wish.execute, wish.scratch, wish.cgroup)
-            await procd.start(wish)
-            assert (await asyncio.wait_for(procd.exit(name), 30)).status == 0
-            await procd.destroy(name)
-            mine = _children(os.getpid())[-1]
-            _wait(lambda: len(_children(mine)) == 2)  # noqa: B023  (called at once)
-            os.kill(_children(mine)[1], signal.SIGKILL)
-        await procd.close()
+        try:
+            await box(procd, f"first-{os.getpid()}")
+            pid = _children(os.getpid())[-1]
+            _wait(lambda: len(_children(pid)) == 2)
+            _kill(_children(pid)[1])
+            await box(procd, f"second-{os.getpid()}")
+        finally:
+            await procd.close()
 
     asyncio.run(two_boxes())
-    assert _leftovers(place, "first") == []
+    assert _leftovers(place, "second") == []
+
+
+def _kill(pid: int) -> None:
+    """SIGKILL, and wait until it is dead: a zombie, as long as nobody has reaped it."""
+    os.kill(pid, signal.SIGKILL)
+    _wait(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
