@@ -112,6 +112,10 @@ class Gate:
         self._users[uid] += 1
         return True
 
+    def connections(self) -> int:
+        """How many there are."""
+        return self._users.total()
+
     def leave(self, uid: int) -> None:
         """Count one less."""
         self._users[uid] -= 1

@@ -13,6 +13,8 @@ if it had never been written.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import fcntl
 import io
@@ -80,9 +82,12 @@ class Journal:
         self.number = int(path.name)
         self._fd = fd
         self._finished = False
+        self._said: list[str] = []  # lines of the log that are not written yet
 
     def note(self, **facts: Any) -> None:
         """Append ``facts``. Raises OSError (ENOSPC: nothing of it is there then)."""
+        if self._said:
+            self.flush()
         line = json.dumps(facts, separators=(",", ":")).encode() + b"\n"
         if self._fd < 0:
             self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -95,6 +100,19 @@ class Journal:
     def log(self) -> TextIO:
         """A stream whose lines go into the journal: for StarterLog."""
         return cast(TextIO, _LogStream(self))
+
+    def say(self, text: str) -> None:
+        """Append to the job's log, together with what else is said in this turn of the event loop."""
+        if not self._said:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._said.append(text)
+
+    def flush(self) -> None:
+        """Write what was said. A full disk loses it: a log never stops a job."""
+        if self._said:
+            said, self._said = "".join(self._said), []
+            with contextlib.suppress(OSError):
+                self.note(log=said)
 
     def finish(self, outcome: dict[str, Any], final_ad: str) -> bool:
         """Write the terminal record; False if there is one already, which then stands. Raises OSError."""
@@ -147,12 +165,14 @@ class Journal:
 
     def close(self) -> None:
         """Close the descriptor; a later note opens it again."""
+        self.flush()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def remove(self) -> None:
         """Forget the job: its journal first, so that no half of it comes to life again."""
+        self._said = []
         self.close()
         for path in (self.path, *map(self.stream, _STREAMS)):
             path.unlink(missing_ok=True)
@@ -176,7 +196,7 @@ class _LogStream(io.TextIOBase):
         self._journal = journal
 
     def write(self, text: str) -> int:
-        self._journal.note(log=text)
+        self._journal.say(text)
         return len(text)
 
 
