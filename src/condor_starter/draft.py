@@ -8,7 +8,7 @@ Nothing is made here; the account database is looked into.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -177,6 +177,18 @@ def container(found: Draft, inherited: Mapping[str, str]) -> ContainerSpec:
         limits=boxes.limits(found.site),
         environment=environment(found, inherited),
     )
+
+
+def log_lines(spec: JobSpec, plan: BoxPlan) -> Iterator[str]:
+    """What the StarterLog says before a job is started, in HTCondor's words."""
+    yield f"Starting a {spec.universe.name} universe job with ID: {spec.id}"
+    yield f"IWD: {plan.cwd}"
+    for name, words in (("stdin", "Input"), ("stdout", "Output"), ("stderr", "Error")):
+        if path := getattr(plan, name).path:
+            yield f"{words} file: {os.path.join(plan.cwd, path)}"
+    yield f"Renice expr evaluated to {plan.nice}"
+    yield f"Running job as user {plan.identity.name or plan.identity.uid}"
+    yield f"About to exec {' '.join(plan.argv) or spec.cmd}"
 
 
 def program(found: Draft) -> str:

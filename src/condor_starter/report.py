@@ -15,7 +15,9 @@ from typing import Any
 import classad2
 
 from condor_starter.arguments import join_v1
+from condor_starter.communicators.base import Outcome
 from condor_starter.isolation.boxplan import BoxExit, BoxPlan, Usage
+from condor_starter.isolation.docker import out_of_memory as docker_out_of_memory
 from condor_starter.job import OUT_OF_MEMORY, Blame, Hold, JobError
 from condor_starter.log import escape
 
@@ -133,11 +135,34 @@ def error_ad(ad: ClassAd, error: JobError) -> ClassAd:
     return ad
 
 
+def final_ad(outcome: Outcome, tally: Tally, pid: int, cgroup: bool) -> ClassAd:
+    """Everything that is told at the end of a job, however it ended."""
+    ad = usage_ad(tally, outcome.duration, time.monotonic())
+    if outcome.started_at is not None:
+        running_ad(ad, pid=pid, started_at=outcome.started_at, suspended=False, cgroup=cgroup)
+    if outcome.status is not None:
+        exit_ad(ad, outcome.status, outcome.duration)
+    if outcome.ran_to_its_end and outcome.started_at is not None:
+        own_end_ad(ad, outcome.started_at + outcome.duration)
+    if outcome.error is not None:
+        error_ad(ad, outcome.error)
+    return ad
+
+
 def describe_status(status: int) -> str:
     """As the StarterLog has it: ``status=3`` or ``signal=9``."""
     if os.WIFSIGNALED(status):
         return f"signal={os.WTERMSIG(status)}"
     return f"status={os.WEXITSTATUS(status)}"
+
+
+def verdict(ended: BoxExit, plan: BoxPlan, always_hold: bool) -> JobError | None:
+    """The error that an end by itself amounts to; None for a job that simply ended."""
+    if ended.oom and plan.kind == "container":
+        return docker_out_of_memory(plan.limits.memory)
+    if ended.oom:
+        return out_of_memory(ended, plan.limits.memory, always_hold)
+    return box_lost(ended) if ended.status < 0 else None
 
 
 def out_of_memory(ended: BoxExit, limit: int | None, always_hold: bool) -> JobError:

@@ -8,62 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import importlib
 import os
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from condor_starter import draft, report
 from condor_starter.communicators.base import Ask, Communicator, Outcome
+from condor_starter.house import House
 from condor_starter.isolation.boxplan import BoxExit, BoxPlan, from_wire, to_wire
-from condor_starter.isolation.docker import out_of_memory as docker_out_of_memory
-from condor_starter.isolation.facts import Capabilities, capabilities
 from condor_starter.isolation.select import Backend
 from condor_starter.job import Blame, Hold, JobError, JobSpec, spec_from_ad
-from condor_starter.knobs import Knobs
 from condor_starter.log import StarterLog
 from condor_starter.monitor import Stopped, Watch, unless_stopped
-from condor_starter.procd.client import Procd, ProcdError, ProcdGone
+from condor_starter.procd.client import ProcdError, ProcdGone
 from condor_starter.record import STAGES, JobRecord
+from condor_starter.removal import END_SECONDS, Removal
 from condor_starter.runner import BoxRunner, Runner
 from condor_starter.sandbox import contents, trust
 from condor_starter.sandbox.interpreter import missing_interpreter
 from condor_starter.sandbox.machine import host_name
 
-if TYPE_CHECKING:
-    from condor_starter.engines.docker import DockerEngine
-
 __all__ = ["STAGES", "House", "JobRecord", "adopt_job", "run_job"]
-
-END_SECONDS = 40.0
-"""How long a box may take to become empty when a job is given up; procd itself reports after 30 s."""
-
-
-@dataclass(slots=True)
-class House:
-    """What the jobs of one process share."""
-
-    procd: Procd
-    knobs: Knobs
-    facts: dict[str, Any]  # procd's facts about this machine (its hello reply)
-    engine: DockerEngine | None = None
-
-    async def need_engine(self) -> None:
-        """Look for a container engine, when the first job wants one: the import takes 0.1 s."""
-        if self.engine is None:
-            module = await asyncio.to_thread(importlib.import_module, "condor_starter.engines.docker")
-            self.engine = module.DockerEngine.find(self.knobs)
-        if self.engine.facts is None or not self.engine.facts.usable:
-            await self.engine.probe()
-
-    def capabilities(self) -> Capabilities:
-        """What this machine can do, typed."""
-        found = self.engine.facts if self.engine is not None else None
-        if found is None:
-            return capabilities(self.facts)
-        return capabilities(self.facts, found.version, found.reason)
 
 
 async def run_job(
@@ -80,6 +46,7 @@ async def adopt_job(house: House, comm: Communicator, log: StarterLog, record: J
     A box in which nothing was started yet is removed, and the job begins anew.
     """
     job = _Job(house, comm, log, record)
+    job.holds_box()
     if record.stage in ("accepted", "prepared"):
         await job.forget()
         return await run_job(house, comm, log, record)
@@ -122,6 +89,11 @@ class _Job:
         finally:
             await self.comm.close()
         return self.outcome
+
+    def holds_box(self) -> None:
+        """There is a box already, whatever comes."""
+        self._made = True
+        self._running = self.record.stage == "running"
 
     # -- stations ---------------------------------------------------------------------------------
 
@@ -176,7 +148,8 @@ class _Job:
         index = {name: i for i, name in enumerate(passed)}
         self._plan = plan = draft.box_plan(found, streams, index, os.environ)
         runner = self._make_runner(plan, list(passed.values()))
-        self._log_plan(plan)
+        for line in draft.log_lines(found.spec, plan):
+            self.log.say(line)
         await unless_stopped(runner.prepare(), self.comm.requests)
         await self.comm.executing(found.spec)
         self._running = True  # from here on there may be something to kill
@@ -197,7 +170,6 @@ class _Job:
     async def rejoin(self) -> None:
         """In the place of prepare and execute: the box is there, and procd knows it."""
         found = self._found()
-        self._made = self._running = True
         streams = self.comm.streams(found.spec, found.cwd)
         self._plan = plan = draft.box_plan(found, streams, {}, os.environ)
         self.outcome.started_at = self.record.started_at
@@ -260,22 +232,13 @@ class _Job:
 
     def _judge(self, ended: BoxExit) -> None:
         """Raise the JobError that this end amounts to, if it does."""
-        if self.outcome.ended_by is not None:
-            return
         assert self._plan is not None
-        if ended.oom:
-            raise self._out_of_memory(ended, self._plan)
-        if ended.status < 0:
-            raise report.box_lost(ended)
-
-    def _out_of_memory(self, ended: BoxExit, plan: BoxPlan) -> JobError:
-        if plan.kind == "container":
-            error = docker_out_of_memory(plan.limits.memory)
-        else:
-            always = self.house.knobs.flag("STARTER_ALWAYS_HOLD_ON_OOM")
-            error = report.out_of_memory(ended, plan.limits.memory, always)
-        self.log.say(f"Job was held due to OOM event: {error.text}")
-        return error
+        always = self.house.knobs.flag("STARTER_ALWAYS_HOLD_ON_OOM")
+        error = report.verdict(ended, self._plan, always) if self.outcome.ended_by is None else None
+        if error is not None:
+            if ended.oom:
+                self.log.say(f"Job was held due to OOM event: {error.text}")
+            raise error
 
     def _wants_outputs(self) -> bool:
         if self.outcome.ended_by is None:
@@ -304,8 +267,11 @@ class _Job:
         if self.outcome.status is not None:
             await self._last_update(ad)
         await self._remove_box()
-        await self.comm.finished(self.spec, self.outcome, ad)
-        self._advance("reported")
+        try:
+            await self.comm.finished(self.spec, self.outcome, ad)
+            self._advance("reported")
+        except (JobError, OSError) as e:
+            self.log.say(f"The end of the job could not be told: {e}")
         self.log.say("All jobs have exited... starter exiting")
 
     async def _last_update(self, ad: Any) -> None:
@@ -316,47 +282,15 @@ class _Job:
 
     def _final_ad(self) -> Any:
         tally = self._watch.tally if self._watch is not None else report.Tally()
-        ad = report.usage_ad(tally, self.outcome.duration, time.monotonic())
-        if self.outcome.started_at is not None:
-            pid = int(self.record.plan.get("pid", 0))
-            cgroup = self._cgroup_enforced()
-            report.running_ad(ad, pid=pid, started_at=self.outcome.started_at, suspended=False, cgroup=cgroup)
-        if self.outcome.status is not None:
-            report.exit_ad(ad, self.outcome.status, self.outcome.duration)
-        if self.outcome.ran_to_its_end and self.outcome.started_at is not None:
-            report.own_end_ad(ad, self.outcome.started_at + self.outcome.duration)
-        if self.outcome.error is not None:
-            report.error_ad(ad, self.outcome.error)
-        return ad
+        return report.final_ad(
+            self.outcome, tally, int(self.record.plan.get("pid", 0)), self._cgroup_enforced()
+        )
 
     async def _remove_box(self) -> None:
-        """Whatever became of the job, nothing of its box stays; what does is told, not waited for."""
-        if self._runner is not None and self._running:
-            await self._tried(self._kill_box(self._runner))
-        if self._runner is not None:
-            await self._tried(self._runner.close())
+        """Whatever became of the job, nothing of its box stays."""
         if self._made:
-            await self._tried(self._destroy(self._found().site.box))
-
-    async def _tried(self, work: Awaitable[None]) -> None:
-        try:
-            async with asyncio.timeout(END_SECONDS):
-                await work
-        except (ProcdError, ProcdGone, JobError, TimeoutError) as e:
-            self.log.say(f"The box could not be removed: {e or 'its processes do not die'}")
-
-    async def _kill_box(self, runner: Runner) -> None:
-        await runner.kill()
-        await runner.wait()
-
-    async def _destroy(self, box: str) -> None:
-        try:
-            await self.house.procd.destroy(box)
-        except ProcdError as e:
-            if e.step != "state":
-                raise
-            await self.house.procd.exit(box)  # a start that failed: its init is about to be gone
-            await self.house.procd.destroy(box)
+            box = Removal(self.house.procd, self.record.box, self._runner, self.log)
+            await box.remove(self._running)
 
     def _advance(self, stage: str) -> None:
         """Enter a stage. A record that cannot be saved is a loss for the next process, not for this job."""
@@ -391,24 +325,10 @@ class _Job:
         self._watch.began(pid, started_at, self._cgroup_enforced())
 
     def _cgroup_enforced(self) -> bool:
-        plan, can = self._plan, self._found().site.can
-        return (
-            plan is not None
-            and plan.kind != "tree"
-            and plan.limits.memory is not None
-            and "memory" in can.limits
-        )
-
-    def _log_plan(self, plan: BoxPlan) -> None:
-        spec = self._found().spec
-        self.log.say(f"Starting a {spec.universe.name} universe job with ID: {spec.id}")
-        self.log.say(f"IWD: {plan.cwd}")
-        for name, words in (("stdin", "Input"), ("stdout", "Output"), ("stderr", "Error")):
-            if path := getattr(plan, name).path:
-                self.log.say(f"{words} file: {os.path.join(plan.cwd, path)}")
-        self.log.say(f"Renice expr evaluated to {plan.nice}")
-        self.log.say(f"Running job as user {plan.identity.name or plan.identity.uid}")
-        self.log.say(f"About to exec {' '.join(plan.argv) or spec.cmd}")
+        plan = self._plan
+        if plan is None or plan.kind == "tree" or plan.limits.memory is None:
+            return False
+        return "memory" in self._found().site.can.limits
 
 
 def _box_id(scratch: str) -> str:
