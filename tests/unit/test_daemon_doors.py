@@ -198,7 +198,8 @@ def test_the_descriptors_of_condor_inherit_are_handed_over(monkeypatch: pytest.M
 
 @pytest.mark.req("H1")
 def test_the_thin_client_imports_nothing_that_is_not_part_of_the_interpreter() -> None:
-    code = f"import sys; sys.path.insert(0, {str(Path(thin.__file__).parent)!r}); import thin; print(*sys.modules)"
+    here = str(Path(thin.__file__).parent)
+    code = f"import sys; sys.path.insert(0, {here!r}); import thin; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
     assert not {"os", "enum", "socket", "signal", "re", "typing", "json"} & set(out.stdout.split())
 

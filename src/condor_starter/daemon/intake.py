@@ -73,7 +73,7 @@ class Intake:
         self.clients: dict[int, Client] = {}
 
     def start(self, listener: socket.socket) -> None:
-        """Take connections from ``listener``."""
+        """Take connections from ``listener``, which is ours from now on."""
         listener.setblocking(False)
         self._accepting = asyncio.create_task(self._accept(listener), name="intake")
 
@@ -81,6 +81,7 @@ class Intake:
         """Take no more; end the jobs that are here, and give them ``seconds`` to say so to their shadows."""
         if self._accepting:
             self._accepting.cancel()
+            await asyncio.wait({self._accepting})
         for client in self.clients.values():
             client.signals.put_nowait(signal.SIGQUIT)
         if self._tasks:
@@ -93,20 +94,24 @@ class Intake:
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(listener)
-            except OSError as e:  # out of descriptors: what is waiting is taken later
-                self._log.say(f"No thin client can be taken now: {e}")
-                await asyncio.sleep(0.5)
-                continue
-            peer = peer_of(sock)
-            if peer.uid not in (0, os.getuid()) or not peer.pid or len(self._tasks) >= MAX_CLIENTS:
-                sock.close()
-                continue
-            task = asyncio.create_task(self._meet(sock, peer.pid), name=f"thin client {peer.pid}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        with listener:
+            while True:
+                try:
+                    sock, _ = await loop.sock_accept(listener)
+                except OSError as e:  # out of descriptors: what is waiting is taken later
+                    self._log.say(f"No thin client can be taken now: {e}")
+                    await asyncio.sleep(0.5)
+                    continue
+                self._let_in(sock)
+
+    def _let_in(self, sock: socket.socket) -> None:
+        peer = peer_of(sock)
+        if peer.uid not in (0, os.getuid()) or not peer.pid or len(self._tasks) >= MAX_CLIENTS:
+            sock.close()
+            return
+        task = asyncio.create_task(self._meet(sock, peer.pid), name=f"thin client {peer.pid}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _meet(self, sock: socket.socket, pid: int) -> None:
         with sock:
