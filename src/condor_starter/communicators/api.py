@@ -98,7 +98,7 @@ class ApiCommunicator:
             self._keep()  # while the scratch directory is still there for whoever comes after us
         self._changed(ad)
 
-    async def send_outputs(self, spec: JobSpec, worker: SandboxWorker) -> None:
+    async def send_outputs(self, spec: JobSpec, worker: SandboxWorker, *, final: bool = True) -> None:
         """Nothing travels."""
 
     async def finished(self, spec: JobSpec | None, outcome: Outcome, ad: ClassAd) -> None:

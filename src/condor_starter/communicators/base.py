@@ -88,8 +88,11 @@ class Communicator(Protocol):
     async def update(self, ad: ClassAd, *, final: bool = False) -> None:
         """Usage and state while the job runs, and once after it ended."""
 
-    async def send_outputs(self, spec: JobSpec, worker: SandboxWorker) -> None:
-        """Bring the outputs back; the job is dead, its files are read through ``worker``. Raises JobError."""
+    async def send_outputs(self, spec: JobSpec, worker: SandboxWorker, *, final: bool = True) -> None:
+        """Bring the outputs back; the job is dead, its files are read through ``worker``. Raises JobError.
+
+        ``final``: the job ended by itself; else it was evicted, and its files are kept for its next run.
+        """
 
     async def finished(self, spec: JobSpec | None, outcome: Outcome, ad: ClassAd) -> None:
         """The end, told exactly once: exit, hold or requeue. ``ad`` is the final update ad."""

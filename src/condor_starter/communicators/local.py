@@ -123,7 +123,7 @@ class LocalCommunicator:
         except OSError as e:
             self._log.say(f"Cannot write the update ad {path}: {e.strerror}")
 
-    async def send_outputs(self, spec: JobSpec, worker: SandboxWorker) -> None:
+    async def send_outputs(self, spec: JobSpec, worker: SandboxWorker, *, final: bool = True) -> None:
         """Nothing travels."""
 
     async def finished(self, spec: JobSpec | None, outcome: Outcome, ad: ClassAd) -> None:

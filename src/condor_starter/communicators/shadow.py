@@ -175,9 +175,9 @@ class ShadowCommunicator:
         except CedarError:
             pass
 
-    async def send_outputs(self, spec: JobSpec, worker: SandboxWorker) -> None:
+    async def send_outputs(self, spec: JobSpec, worker: SandboxWorker, *, final: bool = True) -> None:
         """What the job wants back. The shadow gives the files their names on the submit side."""
-        await self._files.bring_back(self._job, spec, worker, self._scratch)
+        await self._files.bring_back(self._job, spec, worker, self._scratch, final=final)
         self._log.say("File transfer completed successfully.")
 
     async def finished(self, spec: JobSpec | None, outcome: Outcome, ad: ClassAd) -> None:

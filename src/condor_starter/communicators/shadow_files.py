@@ -72,8 +72,13 @@ class ShadowFiles:
             raise broken(e, "Failed to transfer files: ") from None
         self._catalog, self.received = took.catalog, took.size
 
-    async def bring_back(self, job: WireAd, spec: JobSpec, worker: SandboxWorker, scratch: str) -> None:
-        """Send what the job wants back from its sandbox, whose path was ``scratch``. Raises JobError."""
+    async def bring_back(
+        self, job: WireAd, spec: JobSpec, worker: SandboxWorker, scratch: str, *, final: bool
+    ) -> None:
+        """Send what the job wants back from its sandbox, whose path was ``scratch``. Raises JobError.
+
+        Not ``final``: the job was evicted, and the submit side keeps the files for its next run.
+        """
         plain, live = self._split_streams(job, spec)
         wanted = Wanted(
             listed=spec.transfer_output,
@@ -83,7 +88,7 @@ class ShadowFiles:
             keep_paths=job.flag("PreserveRelativePaths", False),
         )
         try:
-            await self._send(job, wanted, worker)
+            await self._send(job, wanted, worker, final)
             for here, there in live.items():
                 await write_back(self._calls, worker, here, there)
         except JobError as e:
@@ -92,11 +97,12 @@ class ShadowFiles:
         except (CedarError, OSError) as e:
             raise broken(e, "Failed to transfer files: ") from None
 
-    async def _send(self, job: WireAd, wanted: Wanted, worker: SandboxWorker) -> None:
+    async def _send(self, job: WireAd, wanted: Wanted, worker: SandboxWorker, final: bool) -> None:
         items = await choose(wanted, worker, self._catalog)
         stream = await self._connect(job, Command.FILETRANS_DOWNLOAD)
         try:
-            sent = await upload(stream, job.text("TransferKey"), items, worker, wanted.scratch)
+            key = job.text("TransferKey")
+            sent = await upload(stream, key, items, worker, wanted.scratch, final=final)
         finally:
             stream.close()
         self.sent = sent.size

@@ -29,10 +29,19 @@ class Uploaded:
 
 
 async def upload(
-    stream: Stream, key: str, items: Sequence[Outgoing], worker: SandboxWorker, scratch: str
+    stream: Stream,
+    key: str,
+    items: Sequence[Outgoing],
+    worker: SandboxWorker,
+    scratch: str,
+    *,
+    final: bool = True,
 ) -> Uploaded:
-    """Send ``items``; ``scratch`` is the directory's path for messages. The same errors as a download's."""
-    return await _Upload(stream, worker, scratch).run(key, items)
+    """Send ``items``; ``scratch`` is the directory's path for messages. The same errors as a download's.
+
+    ``final``: these are the job's outputs; else its files are kept for its next run, as they are named here.
+    """
+    return await _Upload(stream, worker, scratch).run(key, items, final)
 
 
 class _Upload:
@@ -45,9 +54,9 @@ class _Upload:
         self._size = 0
         self._problem: Ack | None = None  # the first thing that went wrong here
 
-    async def run(self, key: str, items: Sequence[Outgoing]) -> Uploaded:
+    async def run(self, key: str, items: Sequence[Outgoing], final: bool) -> Uploaded:
         total = sum(item.size for item in items)
-        hello = self._integer(1).ad([line("SandboxSize", total)])  # 1: the job's last transfer
+        hello = self._integer(final).ad([line("SandboxSize", total)])
         await self._stream.send(self._stream.writer().text(key), hello)
         for item in items:
             await self._item(item)
