@@ -198,7 +198,9 @@ class _Job:
             return
         worker = await self.house.procd.worker(found.site.box)
         try:
-            await unless_stopped(self.comm.send_outputs(found.spec, worker), self.comm.requests, soft=False)
+            final = self.outcome.ended_by is None
+            work = self.comm.send_outputs(found.spec, worker, final=final)
+            await unless_stopped(work, self.comm.requests, soft=False)
         finally:
             worker.close()
 
