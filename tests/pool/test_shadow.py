@@ -80,3 +80,20 @@ def test_a_job_whose_shadow_dies_is_killed_and_runs_again_and_the_startd_hears_2
     job.do("condor_rm")
     job.wait(Kind.ABORTED)
     pool.assert_clean()
+
+
+@pytest.mark.req("H4")
+def test_an_evicted_job_finds_its_files_again_when_it_wants_them_kept(pool: Pool) -> None:
+    script = "#!/bin/sh\necho run >>state\ntrap 'exit 9' TERM\n"
+    script += 'if [ "$(wc -l <state)" -ge 2 ]; then exit 0; fi\n'
+    script += "touch /home/alice/@NAME@; while :; do sleep 0.1; done\n"
+    job = pool.submit(
+        "evicted", script.replace("@NAME@", "evicted.up"), "when_to_transfer_output = ON_EXIT_OR_EVICT"
+    )
+    eventually("the job runs", (pool.home("alice") / "evicted.up").exists)
+    job.wait(Kind.EXECUTE)
+    job.do("condor_vacate_job")
+    job.wait(Kind.EVICTED)
+    assert not (pool.home("alice") / "state").exists()  # they are no outputs yet
+    assert "return value 0" in job.ended().text
+    assert (pool.home("alice") / "state").read_text() == "run\nrun\n"
