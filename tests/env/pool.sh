@@ -23,9 +23,9 @@
 #   CONDOR_STARTER_CACHE=/var/cache/condor-starter   where trees and wheels are kept
 #   SUITE=trixie             the Debian release: trixie has HTCondor 23.9.6
 #   TOP=/var/tmp/condor-starter-pool   the running pool's own directory; made by start, removed by stop
-#   POOL_STARTER=ours        ours | daemon | genuine: which starter the startd runs. `ours` is /opt/condor_starter/bin/
-#                            condor_starter doing all the work; `daemon` the same with condor_starterd and
-#                            condor_starter_procd running beside the pool
+#   POOL_STARTER=daemon      daemon | direct | genuine: which starter the startd runs. `daemon` is our thin client, with
+#                            condor_starterd and condor_starter_procd running beside the pool; `direct` our
+#                            condor_starter doing all the work in its own process; `genuine` HTCondor's own
 #   CGROUPS=host             host | v1: how the pool sees /sys/fs/cgroup. The genuine starter wants a directory
 #                            "cpu,cpuacct" there; v1 shows it one, made of bind mounts
 #   BASE_GROUP=              the cgroup under which everything of the pool lies; default: made of TOP
@@ -37,11 +37,11 @@
 # Needs root. What is missing of debootstrap is installed with apt-get.
 set -euo pipefail
 SUITE=${SUITE:-trixie} TOP=${TOP:-/var/tmp/condor-starter-pool} PORT=${PORT:-9618}
-CGROUPS=${CGROUPS:-host} POOL_STARTER=${POOL_STARTER:-ours}
+CGROUPS=${CGROUPS:-host} POOL_STARTER=${POOL_STARTER:-daemon}
 CACHE=${CONDOR_STARTER_CACHE:-/var/cache/condor-starter}/pool
 SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 TREE=$CACHE/$SUITE WHEELS=$CACHE/wheels ROOT=$TOP/root
-SELF=$SOURCE/tests/env/pool.sh
+OURS='' SELF=$SOURCE/tests/env/pool.sh LOCK=$SOURCE/requirements.lock
 # All cgroups of this pool lie under one base group of its own, in every hierarchy.
 BASE_GROUP=${BASE_GROUP:-condor-starter-pool-$(printf %s "$TOP" | cksum | cut -d' ' -f1)}
 PACKAGES="condor minicondor python3 python3-venv procps iproute2"
@@ -127,8 +127,8 @@ finish_tree() {
 # What is put on the tree goes into layers beside it, each kept by the digest of what it is made of; a pool's root is
 # an overlay of them, so that an installation never changes anything under a running pool.
 deps_layer() { echo "$CACHE/$SUITE-deps-$(deps_digest)"; }
-ours_layer() { echo "$CACHE/$SUITE-ours-$(deps_digest)-$(ours_digest)"; }
-deps_digest() { (dependencies; cat $(lock) /dev/null) | sha256sum | cut -c1-12; }
+ours_layer() { echo "$CACHE/$SUITE-ours-$(deps_digest)-${OURS:=$(ours_digest)}"; }
+deps_digest() { sha256sum <"$LOCK" | cut -c1-12; }
 ours_digest() {
   (cd "$SOURCE" && find src pyproject.toml etc README.md LICENSE -type f ! -name '*.pyc' -print0 2>/dev/null |
     sort -z | xargs -0 sha256sum | sha256sum | cut -c1-12)
@@ -154,14 +154,9 @@ python() {
   [ -x "$p" ] || p=python3
   "$p" "$@"
 }
-# The lock, if the project has one, pins the versions; the names come from pyproject.toml.
-lock() { local f; for f in "$SOURCE"/requirements*.lock "$SOURCE"/requirements*.txt; do [ ! -e "$f" ] || { echo "$f"; return; }; done; }
-dependencies() {
-  python -c 'import sys, tomllib; print("\n".join(tomllib.load(open(sys.argv[1], "rb"))["project"]["dependencies"]))' \
-    "$SOURCE/pyproject.toml"
-}
 
-# Dependencies, as wheels for the tree's Python, into a venv for the tree: no network is used inside.
+# Dependencies, as wheels for the tree's Python, into a venv for the tree: no network is used inside. The lock was made
+# for the oldest Python that we support; a later one needs nothing more.
 wheels() {
   install
   local dir; dir=$(deps_layer)
@@ -172,7 +167,7 @@ wheels() {
     step "wheels for the tree's Python" quietly "$CACHE/wheels.log" download_wheels
     step "venv /opt/condor_starter with our dependencies" quietly "$CACHE/wheels.log" \
       layer "$dir" "$TREE" "$WHEELS" sh -c 'python3 -m venv /opt/condor_starter &&
-        /opt/condor_starter/bin/pip install --quiet --no-index --find-links /mnt -c /mnt/constraints.txt -r /mnt/wanted.txt'
+        /opt/condor_starter/bin/pip install --quiet --no-index --find-links /mnt --require-hashes -r /mnt/wanted.txt'
   fi
   exec 9>&-
 }
@@ -182,18 +177,15 @@ download_wheels() {
   version=$(in_tree "$TREE" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])') || return
   glibc=$(in_tree "$TREE" python3 -c 'import platform; print(platform.libc_ver()[1].split(".")[1])') || return
   for ((v = glibc; v >= 17; v--)); do platforms+=(--platform "manylinux_2_${v}_$(uname -m)"); done
-  rm -f "$WHEELS"/*
-  dependencies >"$WHEELS/wanted.txt" || return
-  : >"$WHEELS/constraints.txt"
-  # Hashes in a lock would turn pip's hash checking on for the unpinned names, too: only the pins are taken.
-  [ -z "$(lock)" ] || sed -n 's/^\([A-Za-z0-9_.-]*==[^ ;\\]*\).*/\1/p' "$(lock)" >"$WHEELS/constraints.txt"
+  rm -f "$WHEELS"/*; cp "$LOCK" "$WHEELS/wanted.txt" || return
   python -m pip download --quiet --dest "$WHEELS" --only-binary=:all: --implementation cp --python-version "$version" \
-    "${platforms[@]}" --platform "linux_$(uname -m)" -c "$WHEELS/constraints.txt" -r "$WHEELS/wanted.txt"
+    "${platforms[@]}" --platform "linux_$(uname -m)" --require-hashes --no-deps -r "$WHEELS/wanted.txt"
 }
 
 # Our package, from its wheel.
 ours() {
   wheels
+  OURS=$(ours_digest)   # once: somebody may be working on the sources
   local dir; dir=$(ours_layer)
   [ ! -d "$dir" ] || { touch "$dir"; return; }
   exec 9>"$CACHE/lock"; flock 9
@@ -271,7 +263,7 @@ make_top() {
 starter_path() {
   case $POOL_STARTER in
     genuine) echo /usr/sbin/condor_starter ;;
-    daemon) echo /opt/condor_starter/thin/condor_starter ;;
+    daemon) echo /usr/local/sbin/condor_starter ;;
     *) echo /opt/condor_starter/bin/condor_starter ;;
   esac
 }
@@ -331,12 +323,12 @@ CONF
 init_text() {
   enter
   case $POOL_STARTER in daemon) cat <<'SH' ;; esac
-mkdir -p /run/condor_starter /opt/condor_starter/thin
-{ echo '#!/usr/bin/python3 -IS'; cat /opt/condor_starter/lib/python3*/site-packages/condor_starter/cli/thin.py
-  echo "main('/run/condor_starter', ($(id -u condor),), (b'/opt/condor_starter/bin/condor_starter',))"
-} >/opt/condor_starter/thin/condor_starter; chmod 755 /opt/condor_starter/thin/condor_starter
-env --default-signal=INT,QUIT /opt/condor_starter/bin/condor_starter_procd >>/var/log/condor/procd.out 2>&1 &
-env --default-signal=INT,QUIT /opt/condor_starter/bin/condor_starterd --foreground --procd wait >>/var/log/condor/starterd.out 2>&1 &
+mkdir -p /run/condor_starter
+/opt/condor_starter/bin/starterctl install-starter /usr/local/sbin/condor_starter
+# As a service manager would: whichever dies is started again.
+keep() { local out=/var/log/condor/$1.out; shift; while :; do env --default-signal=INT,QUIT "$@" >>$out 2>&1 || sleep 0.1; done; }
+keep procd /opt/condor_starter/bin/condor_starter_procd &
+keep starterd /opt/condor_starter/bin/condor_starterd --foreground --procd wait &
 while [ ! -S /run/condor_starter/intake.sock ]; do sleep 0.05; done
 SH
   # Not exec: pid 1 is a shell that waits, and so reaps what is orphaned in the pool.
@@ -353,7 +345,7 @@ inner() {
 prepare() { if [ "$POOL_STARTER" = genuine ]; then install; else ours; fi; }
 
 start() {
-  case $POOL_STARTER in ours | daemon | genuine) ;; *) die "POOL_STARTER=$POOL_STARTER: ours, daemon or genuine" ;; esac
+  case $POOL_STARTER in daemon | direct | genuine) ;; *) die "POOL_STARTER=$POOL_STARTER: daemon, direct or genuine" ;; esac
   [ -z "$(inner)" ] || { say "already running: pid $(inner)"; return; }
   prepare
   stop   # what an earlier pool at this place left when it was killed

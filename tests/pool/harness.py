@@ -32,8 +32,8 @@ _PROCD = "condor_starter/procd/main.py"
 class Starter(enum.StrEnum):
     """Which condor_starter the pool's startd runs (POOL_STARTER of pool.sh)."""
 
-    OURS = "ours"  # condor_starter doing all the work in its own process
-    DAEMON = "daemon"  # a thin condor_starter in front of condor_starterd and condor_starter_procd
+    DAEMON = "daemon"  # our thin client in front of condor_starterd and condor_starter_procd
+    DIRECT = "direct"  # our condor_starter doing all the work in its own process
     GENUINE = "genuine"  # HTCondor's own: shows that the tests are right
 
 
@@ -180,8 +180,12 @@ class Pool:
             raise RuntimeError(f"pool.sh start: {done.stderr[-4000:]}")
         self.root = Path(self._script("root").stdout.strip())
         self.pid = int(self.root.parts[2])
-        self.born = {p.pid for p in self.processes()}
         self.mounts = self._mounts()
+        self.remember()
+
+    def remember(self) -> None:
+        """Take the processes that there are for the pool's own, not for a job's."""
+        self.born = {p.pid for p in self.processes()}
 
     def stop(self) -> None:
         """End the pool; nothing of it stays. Raises RuntimeError when something does."""

@@ -24,6 +24,7 @@ while [ ! -e /home/alice/@NAME@.go ]; do sleep 0.1; done
 
 @pytest.mark.req("H1", "N1", "N3", "N10", "G1", "X7")
 @pytest.mark.ours
+@pytest.mark.direct
 def test_a_pool_job_runs_in_our_cgroup_and_namespace_box(pool: Pool) -> None:
     (pool.root / "tmp/not-for-jobs").write_text("x")
     job = pool.submit("report", REPORT.replace("@NAME@", "report"))

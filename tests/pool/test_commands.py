@@ -51,6 +51,7 @@ class Watched:
 
 
 @pytest.mark.req("H1", "P3", "G2")
+@pytest.mark.direct
 def test_condor_rm_ends_the_job_and_everything_that_it_started(pool: Pool) -> None:
     running = Watched(pool)
     running.job.do("condor_rm")
@@ -84,6 +85,7 @@ def test_condor_hold_stops_the_job_and_condor_release_runs_it_again(pool: Pool) 
 
 
 @pytest.mark.req("H1", "G7")
+@pytest.mark.direct
 def test_condor_suspend_freezes_every_process_and_condor_continue_thaws_them(pool: Pool) -> None:
     running = Watched(pool)
     running.job.do("condor_suspend")
@@ -116,6 +118,7 @@ def test_a_suspended_job_can_be_removed(pool: Pool) -> None:
 
 
 @pytest.mark.req("H1")
+@pytest.mark.direct
 def test_condor_vacate_job_asks_with_the_kill_signal_and_the_job_runs_again(pool: Pool) -> None:
     running = Watched(pool)
     running.job.do("condor_vacate_job")

@@ -15,6 +15,7 @@ exit 3
 
 
 @pytest.mark.req("H1", "H4")
+@pytest.mark.direct
 def test_files_go_in_and_come_out_and_the_exit_code_is_true(pool: Pool) -> None:
     pool.put("data.txt", "one\n")
     pool.put("more.txt", "two\n")
@@ -68,6 +69,7 @@ def test_outputs_are_remapped_where_the_submit_file_says(pool: Pool) -> None:
 
 
 @pytest.mark.req("H4")
+@pytest.mark.direct
 def test_a_changed_input_comes_back_even_when_changed_at_once_and_an_unchanged_one_does_not(
     pool: Pool,
 ) -> None:
@@ -107,6 +109,7 @@ def test_empty_and_large_and_executable_files_arrive_as_they_were(pool: Pool) ->
 
 
 @pytest.mark.req("H1")
+@pytest.mark.direct
 def test_without_file_transfer_the_job_works_in_its_own_directory(pool: Pool) -> None:
     job = pool.submit("shared", "#!/bin/sh\npwd; echo here >shared.txt; exit 4\n", files=False)
     assert "return value 4" in job.ended().text
@@ -122,6 +125,7 @@ def test_death_by_signal_is_told_as_such(pool: Pool) -> None:
 
 
 @pytest.mark.req("H1", "P3")
+@pytest.mark.direct
 def test_a_daemon_that_a_job_leaves_behind_dies_with_it(pool: Pool) -> None:
     mark = f"1{pool.jobs:04d}77"
     daemon = f"(setsid env -i /bin/sleep {mark} >/dev/null 2>&1 </dev/null &) &"

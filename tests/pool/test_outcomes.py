@@ -31,6 +31,7 @@ def held(job: Job, code: int, subcode: int) -> str:
 
 @pytest.mark.req("G4")
 @pytest.mark.ours
+@pytest.mark.direct
 def test_memory_over_the_limit_holds_34_102_with_the_sentence_that_users_know(pool: Pool) -> None:
     reason = held(pool.submit("hog", HOG), 34, 102)
     words = re.search(
@@ -45,6 +46,7 @@ def test_memory_over_the_limit_holds_34_102_with_the_sentence_that_users_know(po
 
 
 @pytest.mark.req("H1", "X9")
+@pytest.mark.direct
 def test_a_program_that_is_not_there_holds_6_2(exec_pool: Pool) -> None:
     job = exec_pool.submit("nofile", "", "executable = /no/such/prog", "transfer_executable = false")
     assert "Failed to execute '/no/such/prog'" in (reason := held(job, 6, 2))
@@ -60,6 +62,7 @@ def test_an_interpreter_that_is_not_there_holds_6_2(exec_pool: Pool) -> None:
 
 
 @pytest.mark.req("H4", "X9")
+@pytest.mark.direct
 def test_an_input_that_is_not_there_holds_13_2(pool: Pool) -> None:
     job = pool.submit("noinput", "#!/bin/sh\nexit 0\n", "transfer_input_files = nosuchinput.txt")
     assert "nosuchinput.txt" in held(job, 13, 2)
@@ -67,6 +70,7 @@ def test_an_input_that_is_not_there_holds_13_2(pool: Pool) -> None:
 
 
 @pytest.mark.req("H4", "X9")
+@pytest.mark.direct
 def test_an_output_that_is_not_there_holds_12_2(pool: Pool) -> None:
     job = pool.submit("nooutput", "#!/bin/sh\nexit 0\n", "transfer_output_files = nosuch.txt")
     reason = held(job, 12, 2)

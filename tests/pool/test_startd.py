@@ -11,6 +11,7 @@ from pool.harness import Kind, Pool, eventually
 
 
 @pytest.mark.req("H1")
+@pytest.mark.direct
 def test_the_startd_takes_the_starters_abilities_into_the_slot_ad(pool: Pool) -> None:
     ads = json.loads(pool.as_user("alice", "condor_status", "-json"))
     slot = next(ad for ad in ads if ad.get("PartitionableSlot"))
@@ -58,6 +59,7 @@ LINES = (
 
 
 @pytest.mark.req("H3")
+@pytest.mark.direct
 def test_the_starter_log_reads_as_operators_know_it(pool: Pool) -> None:
     job = pool.submit("logged", "#!/bin/sh\nexit 5\n")
     slot = re.search(r"SlotName: (\w+)@", job.wait(Kind.EXECUTE).text)
