@@ -174,7 +174,7 @@ class Box:
 
     def _launch(self, plan: BoxPlan, passed: list[int]) -> None:
         tracker = self.family if isinstance(self.family, Tracker) else None
-        root_fd = fds.open_secure(self._keeper.settings.chroots[plan.chroot]) if plan.chroot else -1
+        root_fd = self._open_root(plan.chroot) if plan.chroot else -1
         status_fd = self._entry.status_file()
         try:
             spare = self._keeper.spares.take(plan.namespaces)
@@ -241,6 +241,15 @@ class Box:
         faultpoint.point("run")
         answer({"pid": self._pid, "notes": notes + message["notes"], "cgroup_parent": self._cgroup_path})
         self._keeper.spares.prepare(namespaces)
+
+    def _open_root(self, name: str) -> int:
+        """O_PATH of a named chroot's tree; one that others could change is the site's fault."""
+        try:
+            return fds.open_secure(self._keeper.settings.chroots[name])
+        except OSError as e:
+            number = e.errno or errno.EIO
+            self._failed("chroot", number, str(e))
+            raise refuse("chroot", number, f"named chroot {name}: {e}", "site") from e
 
     def _failed(self, step: str, number: int, text: str) -> None:
         """A start that failed in procd itself: nothing runs; what was made goes with destroy."""
