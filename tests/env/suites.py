@@ -168,8 +168,8 @@ def in_the_guest(place: Place, report: Path) -> list[tuple[str, list[str]]]:
 SUITES = (
     Suite("lint", lint, 5),
     Suite("unit", of_directories("unit"), 10),
-    Suite("system", of_directories("system", "faults", "attacks"), 15),
-    Suite("user", as_nobody, 10, root=True, may_skip=True),
+    Suite("system", of_directories("system", "faults", "attacks"), 15, "system"),
+    Suite("user", as_nobody, 10, "system", root=True, may_skip=True),
     Suite("docker", of_directories("docker"), 12, "docker", root=True),
     Suite("vm", in_the_guest, 12, "vm", root=True),
     Suite("pool", of_directories("pool"), 12, "pool", root=True),

@@ -107,7 +107,7 @@ debian_tree() {
         mkdir "$2" && tar -C "$2" -xf "$1/tree.tar"
 }
 
-python() { "${PYTHON:-$("$SOURCE/tests/env/setup.sh" where)/bin/python}" "$@"; }
+python() { "${PYTHON:-$("$SOURCE/tests/env/setup.sh" tools)/bin/python}" "$@"; }
 
 # Hashes are checked here, by the lock; the installation in the guest then knows nothing but these files.
 download_wheels() {
