@@ -7,7 +7,7 @@ export PYTHON
 SETUP := tests/env/setup.sh
 SUITES := tests/env/suites.py
 VENV = $$($(SETUP) where)
-TESTS := test-unit test-system test-user test-docker test-vm test-pool test-thin
+TESTS := test-unit test-system test-user test-docker test-vm test-pool
 
 .PHONY: help venv demo test $(TESTS) lint format bench promises lock clean distclean
 
@@ -19,8 +19,7 @@ help:
 	@echo 'make test-user      the same as an ordinary user (run by root)'
 	@echo 'make test-docker    a private docker engine'
 	@echo 'make test-vm        a pure cgroup v2 machine with systemd, in an emulated guest'
-	@echo 'make test-pool      a real HTCondor pool'
-	@echo 'make test-thin      the same pool, with condor_starterd and a thin condor_starter'
+	@echo 'make test-pool      a real HTCondor pool; POOL_STARTER=genuine: its own starter, to try the tests'
 	@echo 'make lint           ruff, mypy --strict'
 	@echo 'make promises       the lists of tests in docs/promises.md, anew from the marks in the tests'
 	@echo 'make bench          times and memory beside the peers that are installed'

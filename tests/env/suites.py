@@ -95,11 +95,6 @@ def of_directories(*names: str) -> Commands:
     return commands
 
 
-def behind_the_daemon(place: Place, report: Path) -> list[tuple[str, list[str]]]:
-    """The pool's tests once more, with a thin condor_starter in front of condor_starterd."""
-    return [("pytest", ["env", "POOL_STARTER=daemon", *pytest(place, report, "tests/pool")])]
-
-
 def lint(place: Place, report: Path) -> list[tuple[str, list[str]]]:
     """ruff's rules and form, and mypy over the sources."""
     return [
@@ -172,8 +167,7 @@ SUITES = (
     Suite("user", as_nobody, 10, "system", root=True, may_skip=True),
     Suite("docker", of_directories("docker"), 12, "docker", root=True),
     Suite("vm", in_the_guest, 12, "vm", root=True),
-    Suite("pool", of_directories("pool"), 12, "pool", root=True),
-    Suite("thin", behind_the_daemon, 12, "pool", root=True),
+    Suite("pool", of_directories("pool"), 15, "pool", root=True),
 )
 
 
