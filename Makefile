@@ -45,6 +45,7 @@ format: venv
 	@tools=$$($(SETUP) tools) && $$tools/bin/ruff check --fix . && $$tools/bin/ruff format .
 
 bench: venv
+	@$(SETUP) bench
 	@$(VENV)/bin/python tests/bench
 
 promises: venv

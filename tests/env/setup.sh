@@ -4,7 +4,7 @@
 #   setup.sh venv     Python with our locked dependencies and this checkout in it
 #   setup.sh where    print that venv's directory
 #   setup.sh tools    print the directory of the programs for development (ruff, mypy)
-#   setup.sh system | docker | vm | pool    the environment of that test suite
+#   setup.sh system | docker | vm | pool | bench    what that suite needs
 #   setup.sh lock     make requirements.lock and requirements-dev.lock anew from pyproject.toml
 #
 # As root on Debian it installs what is missing with apt-get; as an ordinary user it says what is missing.
@@ -157,10 +157,11 @@ compile() {
 # ---------------------------------------------------------------- the suites' environments
 
 environment() {
-    [ -n "$ROOT" ] || [ "$1" = system ] || die "the $1 suite needs root"
+    case $ROOT:$1 in :docker | :vm | :pool) die "the $1 suite needs root" ;; esac
     case $1 in
         docker) packages docker.io iptables busybox-static tini curl iproute2 ;;
         system) [ -z "$ROOT" ] || packages curl busybox-static iproute2 procps ;;
+        bench) [ -z "$ROOT" ] || packages gcc libc6-dev ;;
         vm) venv; PYTHON=$(tools)/bin/python "$SOURCE/tests/env/vm.sh" build ;;
         pool) venv; PYTHON=$(tools)/bin/python "$SOURCE/tests/env/pool.sh" ours ;;
     esac
@@ -168,6 +169,6 @@ environment() {
 
 case ${1:-} in
     venv | where | tools | lock) "$1" ;;
-    system | docker | vm | pool) environment "$1" ;;
+    system | docker | vm | pool | bench) environment "$1" ;;
     *) sed -n '2,/^set/p' "$0" | sed '$d;s/^# \{0,1\}//'; exit 2 ;;
 esac
