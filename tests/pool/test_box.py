@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pool.harness import Kind, Pool
+from pool.harness import Kind, Pool, eventually
 
 REPORT = """#!/bin/sh
 echo pid $$
@@ -29,7 +29,7 @@ def test_a_pool_job_runs_in_our_cgroup_and_namespace_box(pool: Pool) -> None:
     (pool.root / "tmp/not-for-jobs").write_text("x")
     job = pool.submit("report", REPORT.replace("@NAME@", "report"))
     job.wait(Kind.EXECUTE)
-    groups = {str(g) for g in _groups_with_processes(pool)}
+    groups = eventually("the job is in its cgroups", lambda: {str(g) for g in _groups_with_processes(pool)})
     pool.put("report.go", "")
     assert "return value 0" in job.ended().text
     said = dict(line.split(" ", 1) for line in job.output().splitlines() if not line.startswith("cgroup "))
