@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from condor_starter.daemon.httpd import peer_of
 from condor_starter.log import StarterLog
+from condor_starter.procd.passing import receive_fds
 
 VERSION = "1"
 MAX_REQUEST = 4 << 20
@@ -227,7 +228,7 @@ async def _receive(sock: socket.socket) -> _Request:
         await ready
     finally:
         loop.remove_reader(sock)
-    data, fds, flags, _ = socket.recv_fds(sock, 4, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+    data, fds, flags = receive_fds(sock, 4, MAX_FDS)
     if flags & socket.MSG_CTRUNC:
         for fd in fds:
             os.close(fd)
