@@ -1,10 +1,12 @@
 /* The kernel's limit for one box: what a C program needs for the same cycle, and nothing else.
  *
- * clone3 of five namespaces into a v2 cgroup where there is one, four v1 cgroups with memory, cpu and pids
- * limits where those are mounted, private /tmp, /var/tmp and /dev/shm, /proc, exec of PROGRAM, reap, remove.
+ * clone3 of five namespaces into a v2 cgroup where there is one, v1 cgroups with memory, cpu and pids limits
+ * where those are mounted, private /tmp, /var/tmp and /dev/shm, /proc, exec of PROGRAM, reap, remove.
  *
- *   limit CYCLES PROGRAM SCRATCH V2DIR|- [V1DIR:FILE=VALUE[,FILE=VALUE]...]...
+ *   limit CYCLES PROGRAM SCRATCH|+SCRATCH V2DIR[:FILE=VALUE[,FILE=VALUE]...]|- [V1DIR[:FILE=VALUE...]]...
  *
+ * SCRATCH/tmp and SCRATCH/vartmp are what is mounted on /tmp and /var/tmp. With a "+" a directory with those
+ * two in it is made beneath SCRATCH and removed each cycle, and shown to the job without its neighbours.
  * V2DIR and V1DIR are directories in which a cgroup is made and removed each cycle. Prints one line a cycle:
  * microseconds. Needs root.
  */
@@ -42,7 +44,7 @@ static void put(const char *dir, const char *file, const char *value)
 }
 
 /* "DIR:FILE=VALUE,..." : make DIR/limit-bench, set the files, leave its path in made */
-static void make_v1(const char *spec, char *made, size_t size)
+static void make_cgroup(const char *spec, char *made, size_t size)
 {
     char copy[2048], *save = NULL;
     snprintf(copy, sizeof copy, "%s", spec);
@@ -59,9 +61,43 @@ static void make_v1(const char *spec, char *made, size_t size)
     }
 }
 
-static void child(char *program, const char *scratch, char made[][4096], int v1)
+static const char *INSIDE[] = {"", "/tmp", "/vartmp"};
+
+static void make_scratch(const char *scratch)
 {
     char path[4096];
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s%s", scratch, INSIDE[i]);
+        if (mkdir(path, 01777) || chown(path, 65534, 65534))
+            die(path);
+    }
+}
+
+static void remove_scratch(const char *scratch)
+{
+    char path[4096];
+    for (int i = 2; i >= 0; i--) {
+        snprintf(path, sizeof path, "%s%s", scratch, INSIDE[i]);
+        if (rmdir(path))
+            die(path);
+    }
+}
+
+/* A tmpfs over the directory that holds it, and in that the scratch directory alone */
+static void show_alone(const char *scratch, const char *parent)
+{
+    char path[4096];
+    int fd = open(scratch, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    if (fd < 0 || mount("tmpfs", parent, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755") || mkdir(scratch, 0700) ||
+        mount(path, scratch, NULL, MS_BIND, NULL))
+        die(scratch);
+    close(fd);
+}
+
+static void child(char *program, const char *scratch, const char *parent, char made[][4096], int v1)
+{
+    char path[4200];
     for (int i = 0; i < v1; i++)
         put(made[i], "cgroup.procs", "0");
     if (mount("none", "/", NULL, MS_REC | MS_SLAVE, NULL))
@@ -74,6 +110,8 @@ static void child(char *program, const char *scratch, char made[][4096], int v1)
     }
     if (mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777"))
         die("/dev/shm");
+    if (parent)
+        show_alone(scratch, parent);
     if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
         die("/proc");
     char *argv[] = {program, NULL}, *env[] = {NULL};
@@ -83,27 +121,30 @@ static void child(char *program, const char *scratch, char made[][4096], int v1)
 
 static double cycle(char *program, const char *scratch, const char *v2, char **specs, int v1)
 {
-    char made[16][4096], unified[4200];
+    char made[16][4096], unified[4096], fresh[4096];
+    const char *parent = scratch[0] == '+' ? scratch + 1 : NULL;
     struct timespec a, b;
     struct clone_args args = {
         .flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET, .exit_signal = SIGCHLD};
     int dirfd = -1, status;
     clock_gettime(CLOCK_MONOTONIC, &a);
+    if (parent) {
+        snprintf(fresh, sizeof fresh, "%s/limit-bench", parent);
+        make_scratch(scratch = fresh);
+    }
     if (v2) {
-        snprintf(unified, sizeof unified, "%s/limit-bench", v2);
-        if (mkdir(unified, 0755) && errno != EEXIST)
-            die(unified);
+        make_cgroup(v2, unified, sizeof unified);
         dirfd = open(unified, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = (uint64_t)dirfd;
     }
     for (int i = 0; i < v1; i++)
-        make_v1(specs[i], made[i], sizeof made[i]);
+        make_cgroup(specs[i], made[i], sizeof made[i]);
     pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
     if (pid < 0)
         die("clone3");
     if (pid == 0)
-        child(program, scratch, made, v1);
+        child(program, scratch, parent, made, v1);
     if (waitpid(pid, &status, 0) != pid || status)
         die("the job failed");
     for (int i = 0; i < v1; i++)
@@ -114,14 +155,17 @@ static double cycle(char *program, const char *scratch, const char *v2, char **s
         if (rmdir(unified))
             die(unified);
     }
+    if (parent)
+        remove_scratch(scratch);
     clock_gettime(CLOCK_MONOTONIC, &b);
     return (double)(b.tv_sec - a.tv_sec) * 1e6 + (double)(b.tv_nsec - a.tv_nsec) / 1e3;
 }
 
 int main(int argc, char **argv)
 {
+    umask(0);
     if (argc < 5 || argc > 20) {
-        fprintf(stderr, "usage: limit CYCLES PROGRAM SCRATCH V2DIR|- [V1DIR:FILE=VALUE,...]...\n");
+        fprintf(stderr, "usage: limit CYCLES PROGRAM [+]SCRATCH V2DIR[:FILE=VALUE,...]|- [V1DIR[:FILE=VALUE,...]]...\n");
         return 2;
     }
     const char *v2 = strcmp(argv[4], "-") ? argv[4] : NULL;

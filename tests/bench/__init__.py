@@ -1,0 +1,1 @@
+"""Times and memory, each beside its peers in the same run: ``python tests/bench`` (``make bench``)."""
