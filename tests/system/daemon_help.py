@@ -17,7 +17,7 @@ from typing import Any
 from condor_starter.cli.client import ApiFailure, Client
 from condor_starter.daemon import launch
 from condor_starter.procd import main as procd_main
-from condor_starter.procd.client import Procd, ProcdError
+from condor_starter.procd.client import Procd
 
 ROOT = os.geteuid() == 0
 STARTERD = "import sys; from condor_starter.cli.condor_starterd import main; sys.exit(main(sys.argv[1:]))"
@@ -130,12 +130,11 @@ class Machine:
         procd = await Procd.connect(str(self.run / "procd.sock"))
         _, boxes = await procd.hello()
         for box in boxes:
-            with contextlib.suppress(ProcdError):
-                if box.state in ("starting", "running"):
-                    await procd.kill(box.box)
-                if box.state != "made":
-                    await asyncio.wait_for(procd.exit(box.box), PATIENCE)
-                await procd.destroy(box.box)
+            if box.state in ("starting", "running"):
+                await procd.kill(box.box)
+            if box.state != "made":
+                await asyncio.wait_for(procd.exit(box.box), PATIENCE)
+            await procd.destroy(box.box)
         await procd.close()
 
 

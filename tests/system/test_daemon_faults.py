@@ -165,7 +165,7 @@ def test_an_adopted_job_can_be_removed(machine: Machine) -> None:
 @pytest.mark.req("X3")
 def test_a_job_that_never_ran_runs_with_the_next_starterd(open_dir: Path, unique: str) -> None:
     with daemon_help.machine(open_dir, unique) as machine:
-        machine.start("--max-running=1")
+        machine.start("--set=STARTER_MAX_RUNNING=1")
         job = Told(machine)
         with machine.client() as client:
             waiting = client.submit(shell("exit 3"))["id"]
@@ -181,7 +181,7 @@ def test_a_job_that_never_ran_runs_with_the_next_starterd(open_dir: Path, unique
 @pytest.mark.req("H6")
 def test_a_job_that_waits_can_be_removed(open_dir: Path, unique: str) -> None:
     with daemon_help.machine(open_dir, unique) as machine:
-        machine.start("--max-running=1")
+        machine.start("--set=STARTER_MAX_RUNNING=1")
         with machine.client() as client:
             first, second, third = (client.submit(shell(f"sleep {s}"))["id"] for s in (60, 60, 0))
             client.ask(second, "remove", "not wanted")
@@ -190,6 +190,16 @@ def test_a_job_that_waits_can_be_removed(open_dir: Path, unique: str) -> None:
             client.ask(first, "remove")
             assert ended(client, third)["outcome"]["how"] == "exited"
             assert client.job(second)["outcome"] == outcome
+
+
+@pytest.mark.req("H6", "P1")
+def test_of_ended_jobs_the_oldest_are_forgotten(open_dir: Path, unique: str) -> None:
+    with daemon_help.machine(open_dir, unique) as machine:
+        machine.start("--set=STARTER_KEEP_JOBS=3")
+        with machine.client() as client:
+            numbers = [ended(client, client.submit(ad("/bin/true"))["id"])["id"] for _ in range(5)]
+            until(lambda: [j["id"] for j in client.jobs()] == numbers[2:])
+        assert sorted(map(int, os.listdir(machine.state / "jobs"))) == numbers[2:]
 
 
 @pytest.mark.req("X3")

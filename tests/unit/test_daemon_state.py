@@ -57,28 +57,30 @@ def test_every_end_has_its_word_and_its_exit_status(outcome: Outcome, how: str, 
 
 @pytest.mark.req("X3")
 @pytest.mark.parametrize(
-    ("stage", "box", "known", "expected"),
+    ("stage", "begun", "box", "known", "expected"),
     [
-        ("accepted", None, False, Fate.RUN),
-        ("accepted", "made", False, Fate.RUN),
-        ("prepared", "made", False, Fate.RUN),
-        ("prepared", "running", False, Fate.ADOPT),
-        ("prepared", "starting", False, Fate.ADOPT),
-        ("prepared", None, False, Fate.RUN),
-        ("running", "running", False, Fate.ADOPT),
-        ("running", "draining", False, Fate.ADOPT),
-        ("running", "exited", False, Fate.ADOPT),
-        ("running", None, False, Fate.GIVE_UP),
-        ("ended", "exited", True, Fate.ADOPT),
-        ("ended", "removing", True, Fate.ADOPT),
-        ("ended", None, True, Fate.ADOPT),
-        ("reported", None, True, Fate.ADOPT),
+        ("accepted", False, None, False, Fate.RUN),
+        ("accepted", False, "made", False, Fate.RUN),
+        ("prepared", False, "made", False, Fate.RUN),
+        ("prepared", True, "made", False, Fate.RUN),
+        ("prepared", True, "running", False, Fate.ADOPT),
+        ("prepared", True, "starting", False, Fate.ADOPT),
+        ("prepared", False, None, False, Fate.RUN),
+        ("prepared", True, None, False, Fate.GIVE_UP),
+        ("running", True, "running", False, Fate.ADOPT),
+        ("running", True, "draining", False, Fate.ADOPT),
+        ("running", True, "exited", False, Fate.ADOPT),
+        ("running", True, None, False, Fate.GIVE_UP),
+        ("ended", True, "exited", True, Fate.ADOPT),
+        ("ended", True, "removing", True, Fate.ADOPT),
+        ("ended", True, None, True, Fate.ADOPT),
+        ("reported", True, None, True, Fate.ADOPT),
     ],
 )
-def test_fate_of_a_job(stage: str, box: str | None, known: bool, expected: Fate) -> None:
+def test_fate_of_a_job(stage: str, begun: bool, box: str | None, known: bool, expected: Fate) -> None:
     record = JobRecord(id="1", box="b", stage=stage, exit=EXIT if known else None)
-    assert fate(record, False, box) is expected
-    assert fate(record, True, box) is Fate.SHOW
+    assert fate(record, begun, False, box) is expected
+    assert fate(record, begun, True, box) is Fate.SHOW
 
 
 @pytest.mark.req("X3")
@@ -86,12 +88,13 @@ def test_fate_of_a_job(stage: str, box: str | None, known: bool, expected: Fate)
     st.sampled_from(STAGES),
     st.sampled_from([None, "made", "starting", "running", "draining", "exited", "removing"]),
     st.booleans(),
+    st.booleans(),
 )
-def test_no_job_that_may_have_run_is_run_again(stage: str, box: str | None, known: bool) -> None:
+def test_no_job_that_may_have_run_is_run_again(stage: str, box: str | None, begun: bool, known: bool) -> None:
     record = JobRecord(id="1", stage=stage, exit=EXIT if known else None)
-    if fate(record, False, box) is Fate.RUN:
+    if fate(record, begun, False, box) is Fate.RUN:
         assert stage in ("accepted", "prepared")
-        assert box in (None, "made", "removing")
+        assert box == "made" or (box in (None, "removing") and not begun)
         assert not known
 
 

@@ -24,8 +24,6 @@ from condor_starter.daemon.store import StateError
 from condor_starter.knobs import KnobError, Knobs, gather
 from condor_starter.log import StarterLog
 
-STATE = "/var/lib/condor_starter"
-
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line; exits with 2 for one that cannot be understood."""
@@ -33,12 +31,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--version", action="version", version=__version__)
     add("--run-dir", type=_path, help="sockets: api.sock, intake.sock and procd's (default: STARTER_RUN_DIR)")
-    add("--state-dir", type=_path, help=f"jobs and their records (root's default: {STATE})")
+    add("--state-dir", type=_path, help="jobs and their records (default: STARTER_STATE_DIR)")
     add("--config", type=_path, action="append", default=[], metavar="FILE", help="knobs, a YAML file")
     add("--set", action="append", default=[], metavar="KNOB=VALUE", dest="knobs", help="one knob")
     add("--log", type=_path, help="log file (default: the terminal in foreground, else $(LOG)/StarterdLog)")
     add("--foreground", "-f", action="store_true", help="stay in the foreground")
-    add("--max-running", type=int, default=500, metavar="N", help="jobs at the same time; others wait")
     add("--procd", choices=("auto", "wait"), default="auto", help="auto: start one if none listens")
     add("--procd-seconds", type=float, default=30.0, metavar="S", help="how long to wait for procd")
     add("--procd-set", action="append", default=[], metavar="KEY=VALUE", help="for the procd that we start")
@@ -79,14 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _settle(options: argparse.Namespace) -> _Start:
     pairs = [pair.partition("=") for pair in options.knobs]
     overrides = {name.strip(): value for name, _, value in pairs}
-    if options.run_dir:
-        overrides["STARTER_RUN_DIR"] = str(options.run_dir)
+    for name, path in (("STARTER_RUN_DIR", options.run_dir), ("STARTER_STATE_DIR", options.state_dir)):
+        if path:
+            overrides[name] = str(path)
     root = os.geteuid() == 0
     knobs = places.for_user(gather(options.config or None, overrides=overrides), os.environ, root)
     who = account.unprivileged(os.environ, knobs.text("CONDOR_IDS"))
     places.make(knobs, who)
     run = Path(knobs.text("STARTER_RUN_DIR"))
-    state = options.state_dir or (Path(STATE) if root else Path(knobs.text("EXECUTE")).parent / "starterd")
+    state = Path(knobs.text("STARTER_STATE_DIR"))
     where = options.log or (None if options.foreground else Path(knobs.text("LOG")) / "StarterdLog")
     return _Start(options, knobs, who, run, state, StarterLog(where or sys.stderr))
 
@@ -110,7 +108,6 @@ def _prepare(start: _Start) -> Plan:
     return Plan(
         run=start.run,
         state=start.state,
-        most_running=max(1, options.max_running),
         procd_seconds=options.procd_seconds,
         api=sockets.listen(f"{start.run}/api.sock", 0o666, owner),
         intake=sockets.listen(f"{start.run}/intake.sock", 0o600, owner),

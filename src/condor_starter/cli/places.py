@@ -21,6 +21,7 @@ def for_user(knobs: Knobs, environ: Mapping[str, str], root: bool) -> Knobs:
     runtime = environ.get("XDG_RUNTIME_DIR")
     own = {
         "EXECUTE": state / "execute",
+        "STARTER_STATE_DIR": state / "starterd",
         "LOG": state / "log",
         "STARTER_RUN_DIR": Path(runtime) / "condor_starter" if runtime else state / "run",
     }

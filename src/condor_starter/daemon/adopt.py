@@ -31,13 +31,15 @@ class Fate(enum.Enum):
     GIVE_UP = "it ran, and its box is gone"
 
 
-def fate(record: JobRecord, finished: bool, box: str | None) -> Fate:
-    """Pure: from the record, whether there is a terminal record, and the state of the job's box."""
+def fate(record: JobRecord, begun: bool, finished: bool, box: str | None) -> Fate:
+    """Pure: from the record, whether procd was asked to start the job, whether there is a terminal record,
+    and the state of the job's box. A job that may have run is not run again.
+    """
     if finished:
         return Fate.SHOW
     if box in _LIVE or record.exit is not None:
         return Fate.ADOPT
-    if record.stage in ("accepted", "prepared"):
+    if record.stage in ("accepted", "prepared") and (not begun or box == "made"):
         return Fate.RUN
     return Fate.GIVE_UP
 
@@ -46,7 +48,10 @@ async def adopt(jobs: Jobs, store: Store, procd: Procd, boxes: list[BoxInfo], lo
     """Give every job its fate, and remove the boxes that no job claims, before anything new is started."""
     states = {b.box: b.state for b in boxes}
     left = [found for journal in store.journals() if (found := _read(journal, log))]
-    fates = [(job, fate(job.record, job.outcome is not None, states.get(job.record.box))) for job in left]
+    fates = [
+        (job, fate(job.record, job.begun, job.outcome is not None, states.get(job.record.box)))
+        for job in left
+    ]
     claimed = {job.record.box for job, what in fates if what is Fate.ADOPT}
     orphans = [box for box in boxes if box.box not in claimed]
     await asyncio.gather(*(dispose(procd, box, log) for box in orphans))

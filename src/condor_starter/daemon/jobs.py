@@ -20,9 +20,6 @@ from condor_starter.job import Blame, Hold, JobError, JobSpec, spec_from_ad
 from condor_starter.log import StarterLog
 from condor_starter.starter import House
 
-KEEP_JOBS = 1000
-"""Ended jobs of one user whose records are kept; the oldest are forgotten first."""
-
 KEEP_BYTES = 256 << 20
 """Disk that the ended jobs of one user may take in the state directory."""
 
@@ -30,14 +27,13 @@ KEEP_BYTES = 256 << 20
 class Jobs:
     """Every job, running or done."""
 
-    def __init__(
-        self, house: House, link: ProcdLink, store: Store, log: StarterLog, most_running: int
-    ) -> None:
+    def __init__(self, house: House, link: ProcdLink, store: Store, log: StarterLog) -> None:
         self._house = house
         self._link = link
         self._store = store
         self._log = log
-        self._slots = asyncio.Semaphore(most_running)
+        self._slots = asyncio.Semaphore(max(1, house.knobs.integer("STARTER_MAX_RUNNING")))
+        self._keep_jobs = max(1, house.knobs.integer("STARTER_KEEP_JOBS"))
         self._jobs: dict[int, Job] = {}
         self._alive: Counter[int] = Counter()  # by uid of the submitter
         self._ended: dict[int, deque[Job]] = {}  # the same, oldest first
@@ -159,6 +155,8 @@ class Jobs:
     def _changed(self, job: Job, update: ClassAd | None) -> None:
         if update is not None:
             job.update = report.summary(update)
+        else:
+            job.journal.note(begun=True)
         if job.phase not in (Phase.STARTING, Phase.RUNNING, Phase.SUSPENDED):
             return
         suspended = job.update.get("JobState") == "Suspended"
@@ -199,7 +197,7 @@ class Jobs:
         job.done.set()
 
     def _make_room(self, uid: int) -> None:
-        """Forget the oldest ended jobs of a user who has more than KEEP_JOBS or KEEP_BYTES of them."""
+        """Forget the oldest ended jobs of a user who has too many or too large ones."""
         ended = self._ended[uid]
-        while len(ended) > KEEP_JOBS or (len(ended) > 1 and self._kept_bytes[uid] > KEEP_BYTES):
+        while len(ended) > self._keep_jobs or (len(ended) > 1 and self._kept_bytes[uid] > KEEP_BYTES):
             self.forget(ended[0])

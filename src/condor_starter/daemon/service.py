@@ -41,11 +41,10 @@ KILL_SECONDS = 60.0  # for killed jobs to end
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What starterd was told: directories, limits, and the sockets that were opened while we were root."""
+    """What starterd was told: directories, and the sockets that were opened while we were root."""
 
     run: Path
     state: Path
-    most_running: int
     procd_seconds: float  # patience for procd at start
     api: socket.socket
     intake: socket.socket
@@ -65,7 +64,7 @@ class Starterd:
         self.draining = False
         self.link = ProcdLink(str(plan.run / "procd.sock"), log)
         self.house = House(procd=self.link, knobs=knobs, facts={})
-        self.jobs = Jobs(self.house, self.link, self._store, log, plan.most_running)
+        self.jobs = Jobs(self.house, self.link, self._store, log)
         self._intake = Intake(lambda client: pool.serve(client, self.house), log)
         self._http = HttpServer(Api(self).routes())
 

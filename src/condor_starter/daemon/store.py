@@ -2,7 +2,7 @@
 
 ``<state>/jobs/<number>`` belongs to starterd alone (mode 0600) and is only appended to, one JSON object a
 line: first ``ad`` (as it was submitted) and ``submission``, then ``record`` at each change of stage
-(:class:`condor_starter.record.JobRecord`), ``suspended``, ``log`` for each line of its StarterLog, and at
+(:class:`condor_starter.record.JobRecord`), ``begun``, ``suspended``, ``log`` for each line of its StarterLog, and at
 last ``outcome``, its one terminal record, with ``final``, its last update ad. The streams that the ad names
 no files for are kept beside it, as ``<number>.stdout`` and ``<number>.stderr``, if there is anything in them.
 
@@ -71,6 +71,7 @@ class Left:
     ad: str
     submission: Submission
     record: KeptRecord
+    begun: bool  # procd was asked to start it: it may have run
     outcome: dict[str, Any] | None  # the terminal record
 
 
@@ -133,7 +134,8 @@ class Journal:
         try:
             record = KeptRecord.of(self, facts.get("record", {}))
             submission = Submission(**facts["submission"])
-            left = Left(self, str(facts["ad"]), submission, record, facts.get("outcome"))
+            begun = bool(facts.get("begun"))
+            left = Left(self, str(facts["ad"]), submission, record, begun, facts.get("outcome"))
         except (KeyError, TypeError) as e:
             raise ValueError(f"{self.path} is not a job's journal: {e!r}") from None
         self._finished = left.outcome is not None

@@ -65,6 +65,7 @@ class Way:
                     if not self._never_ran(outcome):
                         break
                     log.say("The job has not run yet: it begins anew")
+                    self.job.journal.note(begun=False)
             finally:
                 log.close()
         self.ended(outcome, None)
@@ -109,6 +110,7 @@ class Way:
         if self._never_ran(outcome):
             self._unsure = False
             record.stage, record.exit = "accepted", None
+            self.job.journal.note(begun=False)
             await self.run(slots)
         else:
             self.ended(outcome, None)
