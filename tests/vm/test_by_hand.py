@@ -58,3 +58,11 @@ def test_a_daemon_that_leaves_session_and_environment_behind_dies_with_its_job(g
     assert not guest.job_processes()
     assert not Path("/tmp/file").exists()
     assert not list(EXECUTE.glob("*"))
+
+
+@pytest.mark.req("X6", "P1")
+def test_no_job_has_more_processes_than_its_limit(guest: Guest) -> None:
+    bomb = ad("for i in $(seq 50); do sleep 3 & done")
+    ran = guest.command("starterctl", "run", "--knob", "STARTER_JOB_PIDS=12", "-", stdin=bomb)
+    assert ran.status == 2, ran  # the shell's own: it could not fork
+    assert "Cannot fork" in ran.err

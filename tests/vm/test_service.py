@@ -60,6 +60,12 @@ def job(service: Guest) -> Iterator[Job]:
     shutil.rmtree(gate.parent)
 
 
+def test_systemd_finds_nothing_wrong_with_the_units(guest: Guest) -> None:
+    units = [str(p) for p in Path("/etc/systemd/system").glob("condor_starter*")]
+    assert len(units) == 4
+    assert guest.command("systemd-analyze", "verify", "--man=no", *units) == (0, "", "")
+
+
 @pytest.mark.req("H6", "X2")
 def test_units_are_ready_only_when_they_serve_and_starterd_holds_no_privilege(service: Guest) -> None:
     for unit in (PROCD, STARTERD):
