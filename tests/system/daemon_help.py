@@ -16,6 +16,8 @@ from typing import Any
 
 from condor_starter.cli.client import ApiFailure, Client
 from condor_starter.daemon import launch
+from condor_starter.daemon.dispose import dispose
+from condor_starter.log import StarterLog
 from condor_starter.procd import main as procd_main
 from condor_starter.procd.client import Procd
 
@@ -130,11 +132,8 @@ class Machine:
         procd = await Procd.connect(str(self.run / "procd.sock"))
         _, boxes = await procd.hello()
         for box in boxes:
-            if box.state in ("starting", "running"):
-                await procd.kill(box.box)
-            if box.state != "made":
-                await asyncio.wait_for(procd.exit(box.box), PATIENCE)
-            await procd.destroy(box.box)
+            await dispose(procd, box, StarterLog(sys.stderr))
+        assert (await procd.hello())[1] == []
         await procd.close()
 
 

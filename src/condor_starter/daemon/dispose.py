@@ -16,7 +16,7 @@ async def dispose(procd: Procd, box: BoxInfo, log: StarterLog) -> None:
     log.say(f"Box {box.box} belongs to no job: removing it", state=box.state)
     try:
         if box.state in ("starting", "running"):
-            await procd.kill(box.box)
+            await _kill(procd, box.box)
         if box.state in ("starting", "running", "draining"):
             async with asyncio.timeout(KILL_SECONDS):
                 await procd.exit(box.box)
@@ -24,6 +24,13 @@ async def dispose(procd: Procd, box: BoxInfo, log: StarterLog) -> None:
             await procd.destroy(box.box)
     except (ProcdError, ProcdGone, TimeoutError) as e:
         log.say(f"Box {box.box} could not be removed: {e}")
+
+
+async def _kill(procd: Procd, name: str) -> None:
+    try:
+        await procd.kill(name)
+    except ProcdError:
+        pass  # it has ended since we were told of it: its exit says so
 
 
 async def dispose_by_name(procd: Procd, name: str, log: StarterLog) -> None:

@@ -2,9 +2,10 @@
 
 ``<state>/jobs/<number>`` belongs to starterd alone (mode 0600) and is only appended to, one JSON object a
 line: first ``ad`` (as it was submitted) and ``submission``, then ``record`` at each change of stage
-(:class:`condor_starter.record.JobRecord`), ``begun``, ``suspended``, ``log`` for each line of its StarterLog, and at
-last ``outcome``, its one terminal record, with ``final``, its last update ad. The streams that the ad names
-no files for are kept beside it, as ``<number>.stdout`` and ``<number>.stderr``, if there is anything in them.
+(:class:`condor_starter.record.JobRecord`), ``begun`` when procd is asked to start the job, ``suspended``, and
+``log`` for each line of its StarterLog; at last ``outcome``, its one terminal record, with ``final``, its last
+update ad. The streams that the ad names no files for are kept beside it, as ``<number>.stdout`` and
+``<number>.stderr``, if there is anything in them.
 
 One file and appends, because making a file costs a hundred times what appending to one does. Nothing is
 synced: this has to survive processes; after a machine's crash the job is dead anyway, and a torn line is as

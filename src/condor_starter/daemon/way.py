@@ -18,7 +18,7 @@ from condor_starter.log import StarterLog
 from condor_starter.procd.client import ProcdError, ProcdGone
 from condor_starter.starter import House, adopt_job, run_job
 
-ATTEMPTS = 3
+ATTEMPTS = 20
 """How often a job is begun whose procd died before the job ran."""
 
 
