@@ -28,6 +28,7 @@ TOP = Path(__file__).resolve().parents[2]
 SETUP = str(TOP / "tests" / "env" / "setup.sh")
 VM = str(TOP / "tests" / "env" / "vm.sh")
 ROOT = os.geteuid() == 0
+SETUP_LIMIT = 900.0  # seconds: a first set-up makes images and trees from Debian's mirror
 ENDINGS = ((signal.SIGINT, 120.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
 """How a suite that ran into its limit is ended: as Ctrl-C would, with seconds to take its fixtures down."""
 NOBODY = (
@@ -201,9 +202,10 @@ def run_suite(suite: Suite, place: Place) -> Result:
     result = Result(suite)
     if suite.root and not ROOT:
         result.left_out = "needs root"
+        print("left out:", result.left_out, flush=True)
         return result
     begun = time.monotonic()
-    ready = subprocess.run([SETUP, suite.environment]).returncode == 0
+    ready = run_command([SETUP, suite.environment], SETUP_LIMIT) == 0
     result.setup_seconds = time.monotonic() - begun
     if not ready:
         result.failures.append(f"ERROR {suite.name}::set-up")
