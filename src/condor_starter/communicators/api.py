@@ -32,7 +32,7 @@ class ApiCommunicator:
     """The door of one API job; implements :class:`condor_starter.communicators.base.Communicator`.
 
     ``ad`` is the parsed ad, with the owner settled; ``kept`` the files that captured streams go to,
-    ``execute`` the one that scratch directories are made in. ``changed`` is called when the job is
+    ``execute`` the directory that its ``scratch`` directory is made in. ``changed`` is called when the job is
     executed (with None) and with every update ad; ``ended`` with the outcome and the final ad, exactly once.
     """
 
@@ -45,6 +45,7 @@ class ApiCommunicator:
         spec: JobSpec,
         kept: Mapping[str, Path],
         execute: str,
+        scratch: str,
         changed: Callable[[ClassAd | None], None],
         ended: Callable[[Outcome, ClassAd], None],
     ) -> None:
@@ -53,7 +54,7 @@ class ApiCommunicator:
         self.requests: asyncio.Queue[Request] = asyncio.Queue()
         self.captures: dict[str, Capture] = {}
         self.closed = False
-        self._number = number
+        self._scratch = scratch
         if "ClusterId" not in ad:
             ad["ClusterId"] = number
         self._ad = ad
@@ -65,7 +66,7 @@ class ApiCommunicator:
         return self._ad
 
     def scratch_name(self) -> str:
-        return f"dir_api_{self._number}"
+        return self._scratch
 
     def streams(self, spec: JobSpec, cwd: str) -> Streams:
         """As the ad names them; relative names mean the working directory, as everywhere."""

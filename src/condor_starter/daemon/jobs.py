@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Coroutine, Iterator
@@ -67,7 +68,7 @@ class Jobs:
         """A new job: on disk when this returns, run as soon as there is room. Raises OSError."""
         journal, record = self._store.create(text, submission)
         job = self._add(journal, submission)
-        self._begin(job, ad, spec, record, adopted=False)
+        self._begin(job, self._way(job, ad, spec, record, f"dir_api_{job.number}"), adopted=False)
         return job
 
     def show(self, left: Left) -> None:
@@ -84,7 +85,9 @@ class Jobs:
         spec = spec_from_ad(ad, transfers=False)
         job = self._add(left.journal, left.submission)
         self.adopted += adopted
-        self._begin(job, ad, spec, left.record, adopted)
+        # After a machine's crash the old scratch directory may still be there: another name.
+        scratch = f"dir_api_{job.number}_{time.time_ns():x}"
+        self._begin(job, self._way(job, ad, spec, left.record, scratch), adopted)
 
     def close(self, left: Left, outcome: Outcome) -> None:
         """A job of our predecessor that ends here."""
@@ -124,20 +127,23 @@ class Jobs:
         self._alive[submission.uid] += 1
         return job
 
-    def _begin(self, job: Job, ad: ClassAd, spec: JobSpec, record: KeptRecord, adopted: bool) -> None:
-        way = Way(
+    def _way(self, job: Job, ad: ClassAd, spec: JobSpec, record: KeptRecord, scratch: str) -> Way:
+        return Way(
             house=self._house,
             link=self._link,
             job=job,
             ad=ad,
             spec=spec,
             record=record,
+            scratch=scratch,
             changed=lambda update: self._changed(job, update),
             ended=lambda outcome, final: self._end(job, outcome, final),
         )
+
+    def _begin(self, job: Job, way: Way, adopted: bool) -> None:
         way.open_door()
         run = way.adopt(self._slots) if adopted else way.run(self._slots)
-        job.task = asyncio.create_task(self._guard(job, record, run), name=f"job {job.number}")
+        job.task = asyncio.create_task(self._guard(job, way.record, run), name=f"job {job.number}")
 
     async def _guard(self, job: Job, record: KeptRecord, run: Coroutine[Any, Any, None]) -> None:
         """The end of a job's task: whatever happened, there is one terminal record, and who waits is told."""

@@ -3,7 +3,7 @@
 ``<state>/jobs/<number>`` belongs to starterd alone (mode 0600) and is only appended to, one JSON object a
 line: first ``ad`` (as it was submitted) and ``submission``, then ``record`` at each change of stage
 (:class:`condor_starter.record.JobRecord`), ``begun`` when procd is asked to start it, ``suspended``, and
-``log`` for each line of its StarterLog; at last ``outcome``, its one terminal record, with ``final``, its last
+``log`` for lines of its StarterLog; at last ``outcome``, its one terminal record, with ``final``, its last
 update ad. The streams that the ad names no files for are kept beside it, as ``<number>.stdout`` and
 ``<number>.stderr``, if there is anything in them.
 

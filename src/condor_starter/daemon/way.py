@@ -32,6 +32,7 @@ class Way:
     ad: ClassAd
     spec: JobSpec
     record: KeptRecord
+    scratch: str  # name of the scratch directory
     changed: Callable[[ClassAd | None], None]
     ended: Callable[[Outcome, ClassAd | None], None]
     _reconnected: int = 0  # the link's count when this attempt began
@@ -46,6 +47,7 @@ class Way:
             self.spec,
             {name: self.job.journal.stream(name) for name in STREAMS},
             self.house.knobs.text("EXECUTE"),
+            self.scratch,
             self.changed,
             self._ended,
         )
