@@ -9,7 +9,7 @@ from pool.harness import Kind, Pool
 COUNT = 100
 
 
-@pytest.mark.req("H1", "H4")
+@pytest.mark.req("H1", "H4", "R5")
 @pytest.mark.timeout(400)
 def test_a_hundred_jobs_with_files_on_two_slots_all_come_back_right(pool: Pool) -> None:
     pool.put("many.txt", "common input\n")

@@ -199,7 +199,7 @@ def test_cpu_shares_beyond_the_kernels_range_are_clamped(box: Tracker, asked: in
         assert f.read().strip() == (v1 if "cpu" in box.dirs else v2)
 
 
-@pytest.mark.req("G6")
+@pytest.mark.req("G6", "R5")
 def test_twice_the_shares_get_twice_the_cpu(base: Base) -> None:
     boxes = [Tracker.create(base, f"box{shares}") for shares in (100, 200)]
     cpu = {min(os.sched_getaffinity(0))}
