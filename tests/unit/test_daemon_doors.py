@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from condor_starter.cli import thin
-from condor_starter.daemon import httpd, sockets
+from condor_starter.daemon import httpd, intake, sockets
 from condor_starter.daemon.intake import Client, Intake, parse
 from condor_starter.log import StarterLog
 
@@ -226,6 +226,44 @@ def test_counts_that_lie_are_refused(count: int, words: list[bytes]) -> None:
     assert len(client.argv) == count
 
 
+async def abandon(client: Client) -> None:
+    raise AssertionError("the job ends by itself")
+
+
+@pytest.mark.req("H1", "X9")
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_starter_that_fails_is_1_for_its_thin_client_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    monkeypatch.setattr(intake, "KILL_SECONDS", 0.2)
+    removed: list[int] = []
+
+    async def job(client: Client) -> int:
+        if hangs:
+            await asyncio.sleep(60)
+        raise RuntimeError("a bug")
+
+    async def remove(client: Client) -> None:
+        removed.append(client.pid)
+
+    async def main() -> None:
+        door = Intake(job, remove, StarterLog(None))
+        door.start(sockets.listen(str(tmp_path / "intake.sock"), 0o600, (os.getuid(), os.getgid())))
+        path = tmp_path / "script"
+        source = Path(thin.__file__).read_text()
+        path.write_text(f"{source}\nmain({str(tmp_path)!r}, (), (b'/bin/false',))\n")
+        process = await asyncio.create_subprocess_exec(sys.executable, "-IS", str(path))
+        if hangs:
+            assert await until(lambda: bool(door.clients))
+            process.kill()
+        assert await process.wait() == (-9 if hangs else 1)
+        await door.idle()
+        assert removed == [process.pid]
+        await door.stop(1.0)
+
+    asyncio.run(main())
+
+
 @pytest.mark.req("H1", "X3")
 def test_a_thin_client_that_dies_has_its_job_ended_and_its_descriptors_closed(tmp_path: Path) -> None:
     seen: list[int] = []
@@ -237,8 +275,8 @@ def test_a_thin_client_that_dies_has_its_job_ended_and_its_descriptors_closed(tm
         return 5
 
     async def main() -> None:
-        intake = Intake(job, StarterLog(None))
-        intake.start(sockets.listen(str(tmp_path / "intake.sock"), 0o600, (os.getuid(), os.getgid())))
+        door = Intake(job, abandon, StarterLog(None))
+        door.start(sockets.listen(str(tmp_path / "intake.sock"), 0o600, (os.getuid(), os.getgid())))
         path = tmp_path / "script"
         source = Path(thin.__file__).read_text()
         path.write_text(f"{source}\nmain({str(tmp_path)!r}, (), (b'/bin/false',))\n")
@@ -248,12 +286,12 @@ def test_a_thin_client_that_dies_has_its_job_ended_and_its_descriptors_closed(tm
         process.kill()
         await process.wait()
         async with asyncio.timeout(10):
-            await intake.idle()
+            await door.idle()
         assert seen == [3]
         for fd in fds:
             with pytest.raises(OSError, match="Bad file descriptor"):
                 os.fstat(fd)
-        await intake.stop(1.0)
+        await door.stop(1.0)
 
     asyncio.run(main())
 
@@ -264,18 +302,18 @@ def test_the_thin_client_forwards_signals_and_exits_as_it_is_told(tmp_path: Path
         return 100 + await client.signals.get()
 
     async def main() -> None:
-        intake = Intake(job, StarterLog(None))
-        intake.start(sockets.listen(str(tmp_path / "intake.sock"), 0o600, (os.getuid(), os.getgid())))
+        door = Intake(job, abandon, StarterLog(None))
+        door.start(sockets.listen(str(tmp_path / "intake.sock"), 0o600, (os.getuid(), os.getgid())))
         path = tmp_path / "script"
         source = Path(thin.__file__).read_text()
         path.write_text(f"{source}\nmain({str(tmp_path)!r}, (), (b'/bin/false',))\n")
         for number in thin.FORWARDED:
             process = await asyncio.create_subprocess_exec(sys.executable, "-IS", str(path))
-            assert await until(lambda: bool(intake.clients))
+            assert await until(lambda: bool(door.clients))
             process.send_signal(number)
             async with asyncio.timeout(10):
                 assert await process.wait() == 100 + number
-                await intake.idle()
-        await intake.stop(1.0)
+                await door.idle()
+        await door.stop(1.0)
 
     asyncio.run(main())

@@ -34,12 +34,12 @@ async def _kill(procd: Procd, name: str) -> None:
 
 
 async def dispose_by_name(procd: Procd, name: str, log: StarterLog) -> None:
-    """The same for a box of which only the name is known; one that is gone is gone."""
+    """The same by name, or by scratch directory (boxes are named ``<scratch>.<number>``), if it is there."""
     try:
         _, boxes = await procd.hello()
     except ProcdGone as e:
         log.say(f"Box {name} could not be looked for: {e}")
         return
     for box in boxes:
-        if box.box == name:
+        if box.box == name or box.box.rpartition(".")[0] == name:
             await dispose(procd, box, log)

@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import socket
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
@@ -58,6 +59,9 @@ Serve = Callable[[Client], Awaitable[int]]
 """Runs the job that a client describes; returns the starter's exit status. SIGQUIT in its signals ends it."""
 
 
+Abandon = Callable[[Client], Awaitable[None]]
+
+
 class _Request(NamedTuple):
     data: bytes
     fds: list[int]
@@ -66,8 +70,10 @@ class _Request(NamedTuple):
 class Intake:
     """The listening side."""
 
-    def __init__(self, serve: Serve, log: StarterLog) -> None:
+    def __init__(self, serve: Serve, abandon: Abandon, log: StarterLog) -> None:
+        """``abandon`` removes what the job of a client left whose ``serve`` failed."""
         self._serve = serve
+        self._abandon = abandon
         self._log = log
         self._tasks: set[asyncio.Task[None]] = set()
         self._accepting: asyncio.Task[None] | None = None
@@ -168,22 +174,21 @@ class Intake:
             await asyncio.wait({job}, timeout=KILL_SECONDS)
             job.cancel()
         listening.cancel()
-        status = await _status(job, self._log)
+        status = await self._status(job, client)
         try:
             await asyncio.get_running_loop().sock_sendall(sock, b"X" + bytes((status & 0xFF,)))
         except OSError:
             pass  # it died
 
-
-async def _status(job: asyncio.Future[int], log: StarterLog) -> int:
-    try:
-        return await job
-    except asyncio.CancelledError:
-        return 1
-    except (
-        Exception
-    ) as e:  # a bug of ours must not take the thin client with it: it exits 1 and the job is rerun
-        log.say(f"A pool job's starter failed: {e!r}")
+    async def _status(self, job: asyncio.Future[int], client: Client) -> int:
+        """The exit status of ``job``; a bug of ours is 1, and the job runs again elsewhere."""
+        try:
+            return await job
+        except asyncio.CancelledError:
+            self._log.say(f"Thin client {client.pid}: its job did not end in time and is abandoned")
+        except Exception:
+            self._log.say(f"Thin client {client.pid}: its starter failed: {traceback.format_exc()}")
+        await self._abandon(client)
         return 1
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from condor_starter.communicators.base import Ask, Request
 from condor_starter.daemon import adopt, pool
 from condor_starter.daemon.api import Api
+from condor_starter.daemon.dispose import dispose_by_name
 from condor_starter.daemon.httpd import HttpServer
 from condor_starter.daemon.intake import Intake
 from condor_starter.daemon.job import Phase
@@ -65,7 +66,11 @@ class Starterd:
         self.link = ProcdLink(str(plan.run / "procd.sock"), log)
         self.house = House(procd=self.link, knobs=knobs, facts={})
         self.jobs = Jobs(self.house, self.link, self._store, log)
-        self._intake = Intake(lambda client: pool.serve(client, self.house), log)
+        self._intake = Intake(
+            lambda client: pool.serve(client, self.house),
+            lambda client: dispose_by_name(self.link, f"dir_{client.pid}", log),
+            log,
+        )
         self._http = HttpServer(Api(self).routes())
 
     async def run(self) -> int:
