@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from condor_starter.cli.client import Client
+from condor_starter.cli.verbs import install
 from system import daemon_help
 from system.daemon_help import Machine, ad, ended
 
@@ -45,6 +46,7 @@ def main() -> None:
             for clients in (1, 2, 4):
                 throughput(machine, jobs, clients)
             memory(machine)
+            thin_start(machine)
 
 
 def latency(machine: Machine, jobs: int) -> None:
@@ -87,6 +89,28 @@ def submit_many(client: Client, jobs: int) -> None:
                 ended(client, waiting.pop(0))
         for number in waiting:
             ended(client, number)
+
+
+def thin_start(machine: Machine, runs: int = 100) -> None:
+    """The thin client's own cost, beside Python's: it finds no starterd and executes /bin/true."""
+    python = os.path.realpath(sys.executable)
+    script = machine.base / "starter"
+    source = install.script(Path(python), "/nonexistent", 0).decode()
+    script.write_text(source[: source.rindex("\nmain(")] + "\nmain('/nonexistent', (), (b'/bin/true',))\n")
+    script.chmod(0o755)
+    commands = {
+        "thin client": [str(script)],
+        "python -c pass": [python, "-c", "pass"],
+        "python -IS -c pass": [python, "-IS", "-c", "pass"],
+        "/bin/true": ["/bin/true"],
+    }
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(runs):
+        for name, argv in commands.items():
+            began = time.perf_counter()
+            os.waitpid(os.posix_spawn(argv[0], argv, daemon_help.ENV), 0)
+            times[name].append(1e3 * (time.perf_counter() - began))
+    print(", ".join(f"{name} {statistics.median(t):.1f} ms" for name, t in times.items()))
 
 
 def cpu(pid: int) -> float:

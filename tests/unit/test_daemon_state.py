@@ -7,15 +7,18 @@ import json
 import os
 import socket
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from condor_starter.communicators.base import Ask, Outcome, Request
-from condor_starter.daemon import report
+from condor_starter.daemon import admission, report
 from condor_starter.daemon.account import Account, AccountError, become, unprivileged
 from condor_starter.daemon.adopt import Fate, fate
+from condor_starter.daemon.httpd import ApiError, Peer
+from condor_starter.daemon.jobs import Jobs
 from condor_starter.daemon.sdnotify import notify
 from condor_starter.daemon.store import StateError, Store, Submission
 from condor_starter.daemon.way import stillborn
@@ -105,6 +108,24 @@ def test_a_box_without_a_status_that_nobody_killed_never_ran() -> None:
     assert not stillborn({"status": -1, "killed": False, "oom": True})
     assert not stillborn(EXIT)
     assert not stillborn(None)
+
+
+@pytest.mark.req("P3", "P6")
+def test_nobody_has_more_than_his_share_of_jobs() -> None:
+    class Full:
+        def __init__(self, mine: int, everybodys: int) -> None:
+            self.mine, self.everybodys = mine, everybodys
+
+        def alive_count(self, uid: int | None = None) -> int:
+            return self.everybodys if uid is None else self.mine
+
+    peer = Peer(1, 1000, 1000)
+    most, mine = admission.MOST_ALIVE, admission.MOST_ALIVE_PER_USER
+    admission.room(cast(Jobs, Full(mine - 1, most - 1)), peer)
+    for full in (Full(mine, mine), Full(0, most)):
+        with pytest.raises(ApiError) as refused:
+            admission.room(cast(Jobs, full), peer)
+        assert refused.value.status == 429
 
 
 # -- journals ----------------------------------------------------------------------------------------

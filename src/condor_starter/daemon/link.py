@@ -196,11 +196,13 @@ class ProcdLink(Procd):
 
     async def _meet(self, procd: Procd) -> list[BoxInfo]:
         try:
-            self.facts, boxes = await procd.hello()
+            facts, boxes = await procd.hello()
         except BaseException:
             await procd.close()
             raise
         self._procd = procd
+        self.facts.clear()  # in place: whoever holds them sees what the new procd can do
+        self.facts.update(facts)
         self._states = {b.box: b.state for b in boxes}
         self._up.set()
         return boxes

@@ -64,7 +64,7 @@ class Starterd:
         self._drainer: asyncio.Task[None] | None = None
         self.draining = False
         self.link = ProcdLink(str(plan.run / "procd.sock"), log)
-        self.house = House(procd=self.link, knobs=knobs, facts={})
+        self.house = House(procd=self.link, knobs=knobs, facts=self.link.facts)
         self.jobs = Jobs(self.house, self.link, self._store, log)
         self._intake = Intake(
             lambda client: pool.serve(client, self.house),
@@ -85,7 +85,6 @@ class Starterd:
         except (ProcdGone, TimeoutError):
             self._log.say(f"No condor_starter_procd at {self._plan.run}/procd.sock: start it first")
             return 1
-        self.house.facts = self.link.facts
         await adopt.adopt(self.jobs, self._store, self.link, boxes, self._log)
         await self._open_doors()
         await self._stop.wait()
