@@ -1,94 +1,122 @@
-"""Docker jobs by the daemon: an unprivileged starterd in the group of the engine's socket, a real engine."""
+"""Docker jobs through the daemon: its API, and what becomes of them when starterd, procd or both die."""
 
 from __future__ import annotations
 
-import grp
-import json
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from condor_starter.cli.client import Client
 from env.docker_house import IMAGE, Engine
 from system import daemon_help
 from system.daemon_help import Machine, ended, shell, until
 
-UID = 64321  # without an account: membership of the engine's group is all that is needed
-
-
-class DockerMachine(Machine):
-    """A machine whose starterd may talk to an engine."""
-
-    def options(self) -> list[str]:
-        return [*super().options(), f"--set=CONDOR_IDS={UID}.{grp.getgrnam('daemon').gr_gid}"]
-
-    def procd_settings(self) -> list[str]:
-        return [*super().procd_settings(), f"client={UID}"]
+TICK = "n=0; while :; do n=$((n+1)); echo $n; usleep 20000; done"
 
 
 @pytest.fixture
-def machine(
-    engine: Engine, open_dir: Path, unique: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Machine]:
-    monkeypatch.setitem(daemon_help.ENV, "DOCKER_HOST", engine.host)
-    found = DockerMachine(open_dir, unique)
-    try:
-        found.start()
+def machine(open_dir: Path, unique: str, engine: Engine) -> Iterator[Machine]:
+    with daemon_help.machine(open_dir, unique) as found:
+        found.start(f"--set=DOCKER_HOST={engine.host}")
         yield found
-    finally:
-        found.clean_up()
-        assert engine.containers() == []
+    for path in Path("/sys/fs/cgroup").glob(f"*/{unique}"):
+        path.rmdir()  # the engine makes our base in hierarchies that procd does not use
+    assert engine.containers() == []
 
 
-def docker(script: str, **attributes: object) -> bytes:
-    """An ad for a container."""
-    return shell(script, WantDocker=True, DockerImage=IMAGE, RequestMemory=64, **attributes)
+@pytest.fixture
+def client(machine: Machine) -> Iterator[Client]:
+    found = machine.client()
+    yield found
+    found.close()
 
 
-@pytest.mark.req("D4", "H6")
-def test_a_docker_job_by_the_api_tells_its_exit_code_and_its_output(machine: Machine) -> None:
-    with machine.client() as client:
-        number = client.submit(docker("id -u; echo err >&2; exit 5", Out="named", Iwd="/nowhere"))["id"]
-        job = ended(client, number)
-        assert (job["outcome"]["how"], job["outcome"]["exit_code"]) == ("exited", 5), job
-        assert client.tail(number, "stdout", 0)[0] == b"65534\n"
-        assert client.tail(number, "stderr", 0)[0] == b"err\n"
+def job(script: str, **attributes: object) -> bytes:
+    return shell(script, WantDocker=True, DockerImage=IMAGE, **attributes)
 
 
-@pytest.mark.req("D18", "X9")
-def test_an_image_that_is_not_to_be_had_holds_the_job(machine: Machine) -> None:
-    with machine.client() as client:
-        number = client.submit(shell("true", WantDocker=True, DockerImage="127.0.0.1:1/none:1"))["id"]
-        outcome = ended(client, number)["outcome"]
-    assert (outcome["how"], outcome["error"]["code"], outcome["exit_status"]) == ("held", 35, 230)
+def running(client: Client, text: bytes) -> int:
+    """Submit; the job's number once it has written something."""
+    number = int(client.submit(text)["id"])
+    until(lambda: client.tail(number, "stdout", 0)[1] > 0)
+    return number
 
 
-@pytest.mark.req("D4", "D21")
-def test_a_docker_job_is_suspended_continued_and_removed(machine: Machine, engine: Engine) -> None:
-    with machine.client() as client:
-        number = client.submit(docker("while :; do echo x; sleep 0.05; done"))["id"]
-        until(lambda: client.tail(number, "stdout", 0)[1] > 0)
-        client.ask(number, "suspend")
-        until(lambda: client.job(number)["state"] == "suspended")
-        client.ask(number, "continue")
-        until(lambda: client.job(number)["state"] == "running")
-        client.ask(number, "vacate")
-        assert ended(client, number)["outcome"]["how"] == "ended"
-    assert machine.boxes() == []
+def restart(machine: Machine, engine: Engine) -> None:
+    machine.start(f"--set=DOCKER_HOST={engine.host}")
 
 
-@pytest.mark.req("X3", "D36")
-def test_a_docker_job_whose_output_was_lost_with_starterd_fails_by_the_systems_fault(
-    machine: Machine, engine: Engine
+@pytest.mark.req("D3", "D4", "D13", "H6")
+def test_a_docker_job_by_the_api(client: Client) -> None:
+    done = ended(client, client.submit(job("echo hello; echo oops >&2; id -u; exit 7"))["id"])
+    assert (done["outcome"]["how"], done["outcome"]["exit_code"]) == ("exited", 7)
+    assert client.tail(done["id"], "stdout", 0)[0] == b"hello\n65534\n"
+    assert client.tail(done["id"], "stderr", 0)[0] == b"oops\n"
+
+
+@pytest.mark.req("D18")
+def test_an_invalid_image_is_held_with_35(client: Client) -> None:
+    text = shell("true", WantDocker=True, DockerImage="127.0.0.1:9/no/such:1")
+    outcome = ended(client, client.submit(text)["id"])["outcome"]
+    assert outcome["error"]["code"] == 35
+    assert "connection refused" in outcome["error"]["text"]
+
+
+@pytest.mark.req("D21", "D4")
+def test_suspend_continue_and_remove(client: Client) -> None:
+    number = running(client, job(TICK))
+    client.ask(number, "suspend")
+    until(lambda: client.job(number)["state"] == "suspended")
+    time.sleep(0.3)  # what was in the stream already arrives
+    before = client.tail(number, "stdout", 0)[1]
+    time.sleep(0.5)
+    assert client.tail(number, "stdout", 0)[1] == before
+    client.ask(number, "continue")
+    until(lambda: client.tail(number, "stdout", 0)[1] > before)
+    client.ask(number, "remove", "enough")
+    assert ended(client, number)["outcome"]["ended_by"] == {"ask": "remove", "reason": "enough"}
+
+
+@pytest.mark.req("D4")
+def test_several_docker_jobs_at_once(client: Client) -> None:
+    numbers = [client.submit(job(f"echo {n}; sleep 1; exit {n}"))["id"] for n in range(5)]
+    for n, number in enumerate(numbers):
+        assert ended(client, number)["outcome"]["exit_code"] == n
+        assert client.tail(number, "stdout", 0)[0] == f"{n}\n".encode()
+
+
+@pytest.mark.req("X3")
+def test_a_docker_job_survives_the_death_of_procd(machine: Machine, client: Client, engine: Engine) -> None:
+    number = running(client, job(TICK))
+    machine.kill_procd()
+    machine.start_procd()
+    seen = client.tail(number, "stdout", 0)[1]
+    until(lambda: client.tail(number, "stdout", 0)[1] > seen)
+    client.ask(number, "remove", "enough")
+    assert ended(client, number)["outcome"]["how"] == "ended"
+    assert engine.containers() == []
+
+
+@pytest.mark.req("X3", "D14")
+@pytest.mark.parametrize("both", [False, True])
+def test_a_docker_job_whose_starterd_died_is_told_as_the_systems_fault(
+    machine: Machine, client: Client, engine: Engine, both: bool
 ) -> None:
-    """A container's output comes through starterd: what nobody took is not passed off as all there was."""
-    with machine.client() as client:
-        number = client.submit(docker("echo begin; sleep 3; echo end; exit 6"))["id"]
-        until(lambda: client.tail(number, "stdout", 0)[0] == b"begin\n")
+    number = running(client, job(TICK))
     machine.kill_starterd()
-    machine.start()
-    with machine.client() as client:
-        outcome = ended(client, number)["outcome"]
-        assert (outcome["how"], outcome["error"]["blame"]) == ("failed", "system"), json.dumps(outcome)
+    if both:
+        machine.kill_procd()
+        machine.start_procd()
+    restart(machine, engine)
+    with machine.client() as later:
+        outcome = ended(later, number)["outcome"]
+        assert outcome["error"]["code"] == 1021
         assert "its output is incomplete" in outcome["error"]["text"]
+        assert len(machine.terminal_records(number)) == 1
+        assert ended(later, later.submit(job("exit 3"))["id"])["outcome"]["exit_code"] == 3
+    assert engine.containers() == []
     assert machine.boxes() == []
+    assert os.listdir(machine.execute) == []
