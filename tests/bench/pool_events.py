@@ -32,7 +32,7 @@ class Process:
     """What is known of one process; times in nanoseconds of the kernel's clock."""
 
     pid: int
-    parent: int = 0
+    parent: Process | None = None  # None: older than the recording
     forked: int = 0
     execs: list[int] = field(default_factory=list)
     uids: set[int] = field(default_factory=set)  # real uids that it took
@@ -64,11 +64,12 @@ def recording() -> Iterator[Path]:
             child.wait(10)
 
 
-def read(path: Path) -> dict[int, Process]:
-    """The processes of a recording, by pid. A pid that was given twice is the later one."""
-    found: dict[int, Process] = {}
+def read(path: Path) -> list[Process]:
+    """The processes that began during a recording, oldest first. Two may have had the same pid."""
+    found: list[Process] = []
+    now: dict[int, Process] = {}  # who has a pid at the moment
     for what, when, numbers in _events(path.read_bytes()):
-        _take(found, what, when, numbers)
+        _take(found, now, what, when, numbers)
     return found
 
 
@@ -83,15 +84,18 @@ def _events(data: bytes) -> Iterable[tuple[int, int, tuple[int, ...]]]:
             yield what, when, struct.unpack_from("=IIII", message, _HEADER + _EVENT.size)
 
 
-def _take(found: dict[int, Process], what: int, when: int, numbers: tuple[int, ...]) -> None:
+def _take(
+    found: list[Process], now: dict[int, Process], what: int, when: int, numbers: tuple[int, ...]
+) -> None:
     """One event: fork has (parent's thread, parent, child's thread, child), others (thread, process, ...)."""
     if what == _FORK:
         _, parent, thread, pid = numbers
         if thread == pid:  # not a thread
-            found[pid] = Process(pid, parent, when)
+            child = now[pid] = Process(pid, now.setdefault(parent, Process(parent)), when)
+            found.append(child)
         return
     thread, pid, value, _ = numbers
-    process = found.setdefault(pid, Process(pid))
+    process = now.setdefault(pid, Process(pid))
     if what == _EXEC:
         process.execs.append(when)
     elif what == _UID:

@@ -21,6 +21,7 @@ if __name__ == "__main__":
 
 from bench import page, pool_events  # noqa: E402
 from bench.measure import Budget, Line, Table, watching_load  # noqa: E402
+from bench.pool_events import Process  # noqa: E402
 from pool.harness import USERS, Kind, Pool, Starter  # noqa: E402
 
 ONE_SLOT = "NUM_CPUS = 1\nRUNBENCHMARKS = 0\n"
@@ -126,35 +127,32 @@ def _startd(pool: Pool) -> int:
     return next(p.pid for p in pool.processes() if p.command.startswith("condor_startd"))
 
 
-def _look(found: dict[int, pool_events.Process], startd: int, jobs: int) -> Round:
+def _look(found: list[Process], startd: int, jobs: int) -> Round:
     """Put each job to its starter: there is one slot, so their times do not overlap."""
-    starters = [p for p in found.values() if p.parent == startd and p.execs and p.exited]
-    users = sorted((p for p in found.values() if p.execs and _is_users(p, found)), key=lambda p: p.execs[-1])
+    starters = [p for p in found if p.parent and p.parent.pid == startd and p.execs and p.exited]
+    users = [p for p in found if p.execs and p.exited and _is_users(p)]
     samples = []
-    for starter in sorted(starters, key=lambda p: p.forked):
+    for starter in starters:
         began = starter.execs[0]
         inside = [p for p in users if began < p.execs[-1] < starter.exited]
         if inside:
-            job = inside[-1]  # the last exec: HTCondor's init for a pid namespace comes before the job
-            samples.append(_sample(began, job, starter.exited))
+            # the last exec: HTCondor's init for a pid namespace comes before the job
+            samples.append(_sample(began, max(inside, key=lambda p: p.execs[-1]), starter.exited))
     assert len(samples) == jobs, f"{jobs} jobs, but the kernel saw {len(samples)} of them"
-    first, last = min(p.execs[0] for p in starters), max(p.exited for p in starters)
+    first, last = starters[0].execs[0], max(p.exited for p in starters)
     return Round(samples, (jobs - 1) / ((last - first) / 1e9))
 
 
-def _sample(began: int, job: pool_events.Process, ended: int) -> Sample:
+def _sample(began: int, job: Process, ended: int) -> Sample:
     return Sample((job.execs[-1] - began) / 1e6, (ended - job.exited) / 1e6, (ended - began) / 1e6)
 
 
-def _is_users(process: pool_events.Process, found: dict[int, pool_events.Process]) -> bool:
+def _is_users(process: Process | None) -> bool:
     """Whether it, or one that it descends from, became alice for good."""
-    walk: pool_events.Process | None = process
-    seen: set[int] = set()  # a number that was used twice can make a circle
-    while walk is not None and walk.pid not in seen:
-        if USERS["alice"] in walk.uids:
+    while process is not None:
+        if USERS["alice"] in process.uids:
             return True
-        seen.add(walk.pid)
-        walk = found.get(walk.parent)
+        process = process.parent
     return False
 
 
@@ -170,8 +168,8 @@ FIGURES = {
     "life": "starter exec to starter exit",
 }
 HOW = (
-    "/bin/true as an ordinary user under a real HTCondor pool ({title}), one slot, claim and shadow kept from "
-    "job to job. Times by the kernel's process events. Ours always has its cgroup and all its namespaces."
+    "/bin/true as an ordinary user under a real HTCondor pool ({title}), one slot, claim and shadow kept "
+    "from job to job. Times by the kernel's process events. Ours always has its cgroup and its namespaces."
 )
 
 
