@@ -7,7 +7,6 @@ table takes its turn again and again within one run, and what is quoted is the m
 from __future__ import annotations
 
 import contextlib
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -118,8 +117,23 @@ def timed(action: Callable[[], object], times: int = 1, scale: float = 1e3) -> l
 
 @contextlib.contextmanager
 def watching_load() -> Iterator[list[str]]:
-    """Fills a list with one text at the end: the machine's load while we measured."""
+    """Fills a list with one text: what else the machine was doing. Looks before we begin, and at the end."""
     told: list[str] = []
-    before = os.getloadavg()[0]
+    before = _others()
     yield told
-    told.append(f"load average {before:.2f} before, {os.getloadavg()[0]:.2f} after (our own included)")
+    told.append(f"others kept the cpus {before:.0%} busy just before, {_others():.0%} just after")
+
+
+def _others(seconds: float = 0.3) -> float:
+    """The busy share of all cpus while we do nothing."""
+    began = _ticks()
+    time.sleep(seconds)
+    busy, idle = (b - a for a, b in zip(began, _ticks(), strict=True))
+    return busy / max(1, busy + idle)
+
+
+def _ticks() -> tuple[int, int]:
+    """Clock ticks of all cpus so far, busy and idle (proc(5), /proc/stat)."""
+    with open("/proc/stat") as f:
+        user, nice, system, idle, wait, *rest = map(int, f.readline().split()[1:9])
+    return user + nice + system + sum(rest), idle + wait
