@@ -1,4 +1,4 @@
-"""``condor_starter_procd``: becomes the privileged process, which is run by path and without site-packages."""
+"""``condor_starter_procd``: becomes the privileged process, run by path and without site-packages."""
 
 from __future__ import annotations
 
