@@ -53,6 +53,12 @@ def test_submit_and_wait_exits_with_the_jobs_status(
     assert done.stderr.count(b"\n") == bool(said)
 
 
+def init_of(machine: Machine) -> int:
+    """The init of the only box, as procd's ledger has it; 0 while it is not there yet."""
+    lines = (machine.run / "ledger" / machine.boxes()[0]).read_text().splitlines()
+    return next((fact["pid"] for fact in map(json.loads, lines) if "pid" in fact), 0)
+
+
 @pytest.mark.req("H6", "X9")
 def test_a_failure_of_the_system_is_231(machine: Machine) -> None:
     (machine.base / "ad").write_bytes(shell("sleep 60"))
@@ -64,10 +70,8 @@ def test_a_failure_of_the_system_is_231(machine: Machine) -> None:
     )
     with machine.client() as client:
         until(lambda: [j for j in client.jobs() if j["state"] == "running"])
-        box = machine.boxes()[0]
-        facts = (machine.run / "ledger" / box).read_text().splitlines()
-        pid = next(json.loads(line)["pid"] for line in facts if "pid" in json.loads(line))
-    os.kill(pid, 9)  # the box's init, from outside
+        until(lambda: init_of(machine))
+    os.kill(init_of(machine), 9)
     _, stderr = waiting.communicate(timeout=PATIENCE)
     assert waiting.returncode == 231
     assert b"(system)" in stderr
