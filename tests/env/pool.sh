@@ -135,17 +135,26 @@ ours_digest() {
 }
 lower_dirs() { [ "$POOL_STARTER" = genuine ] || printf '%s:%s:' "$(ours_layer)" "$(deps_layer)"; echo "$TREE"; }
 
+# Shell text: an overlay of $2 on $1/root, what is changed in it in $1/upper. A file system that cannot carry an
+# overlay's changes (another overlay, as in a container) leaves them in memory, at $1/memory/upper.
+overlay() {
+  cat <<SH
+mount -t overlay overlay -o lowerdir=$2,upperdir=$1/upper,workdir=$1/work $1/root 2>/dev/null || {
+  mkdir -p $1/memory && mount -t tmpfs tmpfs $1/memory && cp -a $1/upper $1/memory && mkdir $1/memory/work &&
+    mount -t overlay overlay -o lowerdir=$2,upperdir=$1/memory/upper,workdir=$1/memory/work $1/root; }
+SH
+}
+
 # layer DIR LOWER SHARE CMD..: run CMD in LOWER with the host's directory SHARE on /mnt; DIR becomes what it changed.
 layer() {
   local dir=$1 lower=$2 share=$3 new=$1.new; shift 3
   rm -rf --one-file-system "$new" "$dir"; mkdir -p "$new"/{upper,work,root} || return
-  unshare -m -p -f --kill-child --propagation private sh -c '
-    new=$1 lower=$2 share=$3; shift 3
-    mount -t overlay overlay -o "lowerdir=$lower,upperdir=$new/upper,workdir=$new/work" "$new/root" &&
-      mount -t proc proc "$new/root/proc" && mount --rbind /dev "$new/root/dev" &&
-      mount --bind "$share" "$new/root/mnt" || exit
-    exec chroot "$new/root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/root "$@"
-  ' sh "$new" "$lower" "$share" "$@" || return
+  unshare -m -p -f --kill-child --propagation private sh -ec "$(overlay "$new" "$lower")"'
+    new=$1 share=$2; shift 2
+    mount -t proc proc "$new/root/proc"; mount --rbind /dev "$new/root/dev"; mount --bind "$share" "$new/root/mnt"
+    chroot "$new/root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/root "$@"
+    [ ! -d "$new/memory/upper" ] || { rm -rf "$new/upper"; cp -a "$new/memory/upper" "$new/upper"; }
+  ' sh "$new" "$share" "$@" || return
   mv "$new/upper" "$dir" && rm -rf --one-file-system "$new"
 }
 
@@ -225,7 +234,7 @@ SH
 enter() {
   cat <<SH
 set -e
-mount -t overlay overlay -o lowerdir=$(lower_dirs),upperdir=$TOP/upper,workdir=$TOP/work $ROOT
+$(overlay "$TOP" "$(lower_dirs)")
 mount -t proc proc $ROOT/proc; mount --rbind /sys $ROOT/sys; mount --rbind /dev $ROOT/dev
 mount -t tmpfs -o mode=1777 tmpfs $ROOT/dev/shm
 mount --bind $TOP/home $ROOT/home
