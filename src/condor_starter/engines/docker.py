@@ -99,8 +99,12 @@ class DockerRunner:
     async def start(self) -> Started:
         self._called = True
         await self.prepare()
-        started = await self._house.procd.start(self._plan, self._fds)
-        self._boxing = True
+        self._boxing = True  # before the answer is here: it may be cancelled in between
+        try:
+            started = await self._house.procd.start(self._plan, self._fds)
+        except ProcdError:
+            self._boxing = False
+            raise
         parent = started.cgroup_parent if self._takes_our_cgroup() else ""
         self._boxed = bool(parent)
         if not parent:
