@@ -146,7 +146,7 @@ class Box:
         except OSError as e:
             self._failed("cgroup", e.errno or errno.EIO, str(e))
             raise refuse("cgroup", e.errno or errno.EIO, f"box {self.id}: {e}") from e
-        self._on_report = lambda message: self._started(message, notes, plan.namespaces, answer)
+        self._on_report = lambda message: self._started(message, notes, answer)
 
     def _make_cgroup(self, plan: BoxPlan) -> list[str]:
         faultpoint.point("cgroup")
@@ -196,6 +196,7 @@ class Box:
             )
             with_it = [fd for fd in (status_fd, self._scratch.fd, root_fd, marker) if fd >= 0]
             spare.send(order, with_it + passed)
+            self._keeper.spares.prepare(plan.namespaces)
         finally:
             os.close(status_fd)
             if root_fd >= 0:
@@ -228,9 +229,7 @@ class Box:
         if on_report:
             on_report(build.read_report(data) if data else lost)
 
-    def _started(
-        self, message: dict[str, Any], notes: list[str], namespaces: tuple[str, ...], answer: Answer
-    ) -> None:
+    def _started(self, message: dict[str, Any], notes: list[str], answer: Answer) -> None:
         if "step" in message:
             self._failure = (message["step"], message["errno"], message["text"])
             blame = "user" if message["step"] in ("cwd", "stdin", "stdout", "stderr", "exec") else "system"
@@ -240,7 +239,6 @@ class Box:
             self.transition(State.RUNNING)
         faultpoint.point("run")
         answer({"pid": self._pid, "notes": notes + message["notes"], "cgroup_parent": self._cgroup_path})
-        self._keeper.spares.prepare(namespaces)
 
     def _open_root(self, name: str) -> int:
         """O_PATH of a named chroot's tree; one that others could change is the site's fault."""

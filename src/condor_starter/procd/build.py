@@ -49,6 +49,8 @@ def wait_and_become(namespaces: list[str], report: _socket.socket) -> NoReturn:
     """
     try:
         _detach(namespaces)
+        if "mnt" in namespaces:
+            _rehearse(report.fileno())
         order, fds = _await_order(report)
         _become_box(order, fds, report)
     finally:
@@ -65,6 +67,42 @@ def _detach(namespaces: list[str]) -> None:
         mounts.leave_host()
     if "net" in namespaces:
         _loopback_up()
+
+
+_STREAM = {"path": None, "fd": None, "append": False}
+_PLAN = {
+    "namespaces": ("mnt",),
+    "execute": "",
+    "scratch": "",
+    "chroot": "",
+    "hostname": "",
+    "private_dirs": (),
+    "stdin": _STREAM,
+    "stdout": _STREAM,
+    "stderr": _STREAM,
+}
+_ORDER = {
+    "plan": _PLAN,
+    "mounts": (),
+    "join_files": ("/dev/null",),
+    "die_with_us": True,
+    "has_root": False,
+    "pause_at": "",
+}
+_REHEARSAL = marshal.dumps(_ORDER)
+"""An order for a box that has "/" for a scratch directory, mounts nothing in it and joins nothing."""
+
+
+def _rehearse(report: int) -> None:
+    """Do what can be done without harm for such an order.
+
+    What is touched for the first time after the clone is copied then. This way that is now, while nobody
+    waits, and not when an order has come.
+    """
+    box = _Builder(_named(marshal.loads(_REHEARSAL)), [-1, fds.open_directory("/")])
+    for action in (box.join, box.mounts, box.stdio):
+        _attempt("rehearsal", action)
+    syscalls.close_all_but({0, 1, 2, report})
 
 
 def _await_order(report: _socket.socket) -> tuple[Order, list[int]]:

@@ -90,9 +90,12 @@ class Spares:
         self._sock.settimeout(PATIENCE)
 
     def prepare(self, namespaces: tuple[str, ...]) -> None:
-        """The next box will probably want these: have an init cloned while the one before runs."""
-        if self._asked is None:
-            self._ask(namespaces)
+        """The next box will probably want these: have an init cloned while this one is built and runs."""
+        try:
+            if self._asked is None:
+                self._ask(namespaces)
+        except OSError:
+            pass  # this box has its init; the next one's take says what is wrong
 
     def take(self, namespaces: tuple[str, ...]) -> Spare:
         """An init with these namespaces, for one box. Raises OSError (the clone step)."""
