@@ -76,7 +76,8 @@ def test_a_job_survives_the_death_of_starterd_with_its_status_and_usage(machine:
     machine.start()
     with machine.client() as client:
         assert client.job(job.number)["state"] == "running"
-        assert client.tail(job.number, "stdout", 0)[0] == b"begin\n"
+        # it is listed as soon as its journal is read; its streams follow once procd has answered
+        until(lambda: client.tail(job.number, "stdout", 0)[0] == b"begin\n")
     job.go()
     job.check_end()
 
