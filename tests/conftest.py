@@ -24,6 +24,14 @@ _number = itertools.count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    try:
+        import hypothesis
+    except ModuleNotFoundError:  # the guest of tests/vm has none, and no test that wants it
+        pass
+    else:
+        # how long one example takes says how busy the machine is, and nothing about our code
+        hypothesis.settings.register_profile("busy", deadline=None)
+        hypothesis.settings.load_profile("busy")
     for suite in SUITES:
         config.addinivalue_line("markers", f"{suite}: a test of tests/{suite}")
 
