@@ -36,6 +36,7 @@ async def run_job(
     house: House, comm: Communicator, log: StarterLog, record: JobRecord | None = None
 ) -> Outcome:
     """Run one job from its ad to its final report. Never raises for the job's sake: see Outcome.error."""
+    house.procd.expect()
     job = _Job(house, comm, log, record or JobRecord(id=f"{os.getpid()}.{time.monotonic_ns()}"))
     return await job.through(job.understand, job.prepare, job.execute, job.watch, job.bring_back)
 

@@ -46,6 +46,8 @@ def record(path: str) -> None:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 64 << 20)
         sock.send(struct.pack("=IHHIIIIIIHHI", 40, 3, 0, 0, os.getpid(), _GROUP, 1, 0, 0, 4, 0, 1))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        out.write(bytes(2))  # an empty message: we listen
+        out.flush()
         while True:
             data = sock.recv(8192)
             out.write(len(data).to_bytes(2, "little") + data)
@@ -57,7 +59,10 @@ def recording() -> Iterator[Path]:
     with tempfile.NamedTemporaryFile(prefix="pool-events.") as file:
         child = subprocess.Popen([sys.executable, __file__, file.name])
         try:
-            time.sleep(0.5)  # until it listens
+            end = time.monotonic() + 20
+            while not os.path.getsize(file.name):
+                assert time.monotonic() < end, "no process events: the kernel or our rights do not allow them"
+                time.sleep(0.01)
             yield Path(file.name)
         finally:
             child.terminate()

@@ -138,7 +138,8 @@ def _look(found: list[Process], startd: int, jobs: int) -> Round:
         if inside:
             # the last exec: HTCondor's init for a pid namespace comes before the job
             samples.append(_sample(began, max(inside, key=lambda p: p.execs[-1]), starter.exited))
-    assert len(samples) == jobs, f"{jobs} jobs, but the kernel saw {len(samples)} of them"
+    seen = f"{len(starters)} starters, {len(users)} processes of the user, {len(samples)} jobs"
+    assert len(samples) == jobs, f"{jobs} jobs were run, but the kernel's events tell of {seen}"
     first, last = starters[0].execs[0], max(p.exited for p in starters)
     return Round(samples, (jobs - 1) / ((last - first) / 1e9))
 

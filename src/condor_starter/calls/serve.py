@@ -37,6 +37,7 @@ async def serve(
     those of CONDOR_INHERIT) to one of ours; ``pid`` and ``cwd`` are the client's (0 and "": our own); what
     it is signalled comes through ``signals``.
     """
+    house.procd.expect()  # the earlier, the better: reading what the startd left takes a while
     caller = Caller(env, fd_of, pid or os.getpid(), cwd, signals or asyncio.Queue())
     try:
         knobs = house.knobs.with_environ(env)

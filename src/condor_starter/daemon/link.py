@@ -53,6 +53,10 @@ class ProcdLink(Procd):
     async def hello(self) -> tuple[dict[str, Any], list[BoxInfo]]:
         return await self._ask(lambda p: p.hello())
 
+    def expect(self) -> None:
+        if self._procd is not None and self.up:
+            self._procd.expect()
+
     async def make(self, box: str, kind: str, execute: str, scratch: str, cgroup: str) -> str:
         first = True
 

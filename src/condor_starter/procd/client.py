@@ -107,6 +107,14 @@ class Procd:
                 self._exited(ended)
         return reply["facts"], boxes
 
+    def expect(self) -> None:
+        """A job is coming: procd can get ready. Only a hint: never waits, never raises."""
+        if not self.gone.is_set():
+            try:
+                protocol.send(self._sock, {"op": "expect"})
+            except OSError:
+                pass  # busy, or gone: the next request finds out
+
     async def make(self, box: str, kind: str, execute: str, scratch: str, cgroup: str) -> str:
         """Open the ledger entry and make the scratch directory; returns its path, writable by us."""
         reply, _ = await self._call(

@@ -10,6 +10,9 @@ an init procd's own child all the same: procd reaps it, and it dies with procd w
 One SOCK_SEQPACKET socket, whose other end procd alone holds (spares.py): a request is the names of the
 namespaces, the answer the pid of an init that has them and waits for its order, with its pidfd and the socket
 for the order; or ``!`` and an errno. When procd's end closes, the nursery ends.
+
+A request that begins with ``/`` is the cgroup.procs of a cgroup to enter, and has no answer: it is where the
+nursery is anyhow, and what counts is that the kernel has moved a process (Spares.expect says why).
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 SEQPACKET = (_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0)
+MAX_REQUEST = 256  # bytes
 
 
 def split_off() -> tuple[_socket.socket, int]:
@@ -42,8 +46,11 @@ def _main(control: _socket.socket) -> NoReturn:
     """The nursery, from its first instruction to its last: nothing may ever return from here."""
     try:
         _settle(control.fileno())
-        while request := control.recv(256):
-            _clone(control, request)
+        while request := control.recv(MAX_REQUEST):
+            if request.startswith(b"/"):
+                _enter(request)
+            else:
+                _clone(control, request)
     finally:
         os._exit(0)
 
@@ -64,6 +71,19 @@ def _settle(control: int) -> None:
         syscalls.drop_bounding_set()
     gc.disable()  # a collection would write to every page
     gc.freeze()
+
+
+def _enter(procs: bytes) -> None:
+    """Move ourselves into a cgroup; what fails here will fail for the box, which says so."""
+    try:
+        fd = os.open(procs, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        os.write(fd, b"0")
+    except OSError:
+        pass
+    os.close(fd)
 
 
 def _clone(control: _socket.socket, request: bytes) -> None:

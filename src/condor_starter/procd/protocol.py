@@ -9,6 +9,7 @@ to every client. A packet larger than INLINE bytes travels as a sealed memfd: ``
 | op      | request                                  | reply                                                 |
 |---------|------------------------------------------|-------------------------------------------------------|
 | hello   |                                          | version, facts, boxes: [{box, state, exit, cgroups}]  |
+| expect  |                                          | no reply: a hint that a box will be made soon         |
 | make    | box, kind, execute, scratch, cgroup      | path: the scratch directory, owned by the caller      |
 | start   | plan (BoxPlan), descriptors              | pid, notes (what is not to be had), cgroup_parent     |
 | signal  | box, signal                              | nothing; to the job's main process                    |

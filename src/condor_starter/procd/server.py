@@ -21,7 +21,7 @@ from condor_starter.procd.box import Box, Refused, refuse
 from condor_starter.procd.cgroups import foreign
 from condor_starter.procd.cgroups.base import Base
 from condor_starter.procd.cgroups.base import base as make_base
-from condor_starter.procd.cgroups.detect import read_layout
+from condor_starter.procd.cgroups.detect import own_procs, read_layout
 from condor_starter.procd.ledger import Ledger
 from condor_starter.procd.loop import Loop
 from condor_starter.procd.settings import Settings
@@ -47,6 +47,7 @@ class Server:
         self._boxes: dict[str, Box] = {}
         self._clients: dict[int, socket.socket] = {}
         self._base: Base | None = None
+        self._procs: str | None = None  # cgroup.procs of a cgroup that we are in
         self._helpers: set[int] = set()  # pids of sandbox workers
         if settings.pause_at:
             faultpoint.arm(settings.pause_at, settings.run)
@@ -232,6 +233,11 @@ class Server:
             for b in self._boxes.values()
         ]
         answer({"version": protocol.VERSION, "facts": facts(self.settings, self.base()), "boxes": boxes})
+
+    def _op_expect(self, message: dict[str, Any], passed: list[int], answer: Answer) -> None:
+        if self._procs is None:
+            self._procs = own_procs() if self.base().dirs else ""  # base() may move us: first
+        self.spares.expect(self._procs)
 
     def _op_make(self, message: dict[str, Any], passed: list[int], answer: Answer) -> None:
         wanted = {k: str(message[k]) for k in ("box", "kind", "execute", "scratch", "cgroup")}

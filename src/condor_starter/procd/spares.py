@@ -97,6 +97,21 @@ class Spares:
         except OSError:
             pass  # this box has its init; the next one's take says what is wrong
 
+    def expect(self, procs: str) -> None:
+        """A box will be built soon. ``procs``: a cgroup.procs that the nursery may write to, or "".
+
+        The kernel moves a process into a cgroup under a lock that costs the first writer after a pause an
+        RCU grace period (cgroup_threadgroup_rwsem): some 10 ms, for which a lone box's init would wait. A
+        process that is moved now pays them beforehand, while the job's files travel.
+        """
+        data = os.fsencode(procs)
+        if not 0 < len(data) <= nursery.MAX_REQUEST:
+            return
+        try:
+            os.write(self._sock.fileno(), data)  # not send(): that would wait for a nursery that is busy
+        except OSError:
+            pass  # it is only a hint; a dead nursery is noticed by the next take
+
     def take(self, namespaces: tuple[str, ...]) -> Spare:
         """An init with these namespaces, for one box. Raises OSError (the clone step)."""
         if self._asked not in (None, namespaces):

@@ -45,6 +45,18 @@ def read_layout() -> Layout:
     return layout._replace(v2_controllers=tuple(text.decode().split()))
 
 
+def own_procs() -> str:
+    """The cgroup.procs of a cgroup that this process is in, in whichever hierarchy; "" when none shows."""
+    mounts = visible(parse_mounts(os.fsdecode(files.read("/proc/self/mountinfo") or b"")))
+    paths = parse_self_cgroup(os.fsdecode(files.read("/proc/self/cgroup") or b""))
+    for mount in mounts:
+        names = {"cgroup": mount.options, "cgroup2": ("",)}.get(mount.fstype, ())
+        for name in names:
+            if name in paths and (own := own_directory(mount, paths[name])):
+                return f"{own}/cgroup.procs"
+    return ""
+
+
 def detect(mountinfo: str, self_cgroup: str) -> Layout:
     """The layout that the two files describe; v2_controllers stays empty, as neither file names them."""
     mounts = visible(parse_mounts(mountinfo))
