@@ -73,9 +73,9 @@ class Machine:
         base = f"base_cgroup={self.name}"
         return [f"run={self.run}", f"execute={self.execute}", f"client={client}", base]
 
-    def start_procd(self) -> None:
+    def start_procd(self, *settings: str) -> None:
         argv = [sys.executable, "-I", "-S", procd_main.__file__]
-        argv += [f"--set={s}" for s in self.procd_settings()]
+        argv += [f"--set={s}" for s in (*self.procd_settings(), *settings)]
         self.procd = self._spawn(argv, "procd.log")
         until(lambda: launch.listens(self.run))
 

@@ -242,6 +242,30 @@ def test_whenever_the_daemons_are_killed_each_job_has_one_true_end(machine: Mach
     assert os.listdir(machine.execute) == []
 
 
+@pytest.mark.req("X3", "X10", "N2")
+@pytest.mark.parametrize("step", "record clone cgroup own identity cwd stdio exec run".split())
+def test_a_job_whose_procd_dies_while_it_builds_the_box_runs_once(
+    open_dir: Path, unique: str, step: str
+) -> None:
+    """Either its init goes on without procd, or nothing of the job ran and it begins anew."""
+    with daemon_help.machine(open_dir, unique) as machine:
+        machine.start_procd(f"pause_at={step}")
+        machine.start()
+        ran, marker = machine.home / "ran", machine.run / "paused"
+        with machine.client() as client:
+            number = client.submit(shell(f"echo once >> {ran}; exit 3"))["id"]
+            until(marker.read_text)
+            machine.kill_procd()
+            machine.start_procd()
+            marker.unlink()
+            job = ended(client, number)
+            assert (job["outcome"]["how"], job["outcome"]["exit_code"]) == ("exited", 3), client.log(number)
+        assert ran.read_text() == "once\n"
+        assert len(machine.terminal_records(number)) == 1
+        assert machine.boxes() == []
+        assert os.listdir(machine.execute) == []
+
+
 # -- polite ends ---------------------------------------------------------------------------------------
 
 

@@ -104,9 +104,9 @@ def test_no_job_that_may_have_run_is_run_again(stage: str, box: str | None, begu
 
 @pytest.mark.req("X3")
 def test_a_box_without_a_status_that_nobody_killed_never_ran() -> None:
-    assert stillborn({"status": -1, "killed": False, "oom": False})
-    assert not stillborn({"status": -1, "killed": True, "oom": False})
-    assert not stillborn({"status": -1, "killed": False, "oom": True})
+    assert stillborn({"status": -1, "killed": False, "begun": False})
+    assert not stillborn({"status": -1, "killed": True, "begun": False})
+    assert not stillborn({"status": -1, "killed": False, "begun": True})
     assert not stillborn(EXIT)
     assert not stillborn(None)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from condor_starter.procd.init import BEGUN
 from condor_starter.procd.ledger import Entry, Ledger, Status
 
 
@@ -99,7 +100,7 @@ def test_the_newest_terminal_records_are_kept(run: str) -> None:
 def test_a_forged_status_is_no_status(run: str, text: bytes) -> None:
     entry = Ledger(run, 5).create("b", kind="box")
     fd = entry.status_file()
-    os.write(fd, text)
+    os.write(fd, BEGUN + text)
     os.close(fd)
     assert entry.status() is None
     entry.close(state="exited")
@@ -108,8 +109,11 @@ def test_a_forged_status_is_no_status(run: str, text: bytes) -> None:
 
 def test_the_status_that_an_init_left_is_read(run: str) -> None:
     entry = Ledger(run, 5).create("b", kind="box")
-    assert entry.status() is None
+    assert (entry.begun(), entry.status()) == (False, None)
     fd = entry.status_file()
+    assert (entry.begun(), entry.status()) == (False, None)
+    os.write(fd, BEGUN)
+    assert (entry.begun(), entry.status()) == (True, None)
     os.write(fd, b"1792 10 20 30 40 1")
     os.close(fd)
     assert entry.status() == Status(1792, 10, 20, 30, 40, 1)

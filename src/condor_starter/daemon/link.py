@@ -92,7 +92,7 @@ class ProcdLink(Procd):
                 ended = await self.exit(box)
         except TimeoutError:
             ended = None
-        if ended and ended.status < 0 and not ended.killed and not ended.oom:
+        if ended and not ended.begun and not ended.killed:
             text = "condor_starter_procd died while it built the box; the job did not run"
             raise ProcdError("clone", errno.ESRCH, text, "system")
         return Started(0, ("condor_starter_procd was restarted while it built this box",), "")

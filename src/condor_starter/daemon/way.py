@@ -38,6 +38,7 @@ class Way:
     _reconnected: int = 0  # the link's count when this attempt began
     _last: bool = False  # no other attempt follows this one
     _unsure: bool = False  # adopted, and not known to have run
+    _again: bool = False  # the last attempt ended before the job ran, and is not the job's end
 
     def open_door(self) -> ApiCommunicator:
         """A fresh communicator: what is asked of the job arrives there from now on."""
@@ -64,7 +65,7 @@ class Way:
                 for attempt in range(ATTEMPTS):
                     self._last = attempt == ATTEMPTS - 1
                     outcome = await self._attempt(log)
-                    if not self._never_ran(outcome):
+                    if not self._again:
                         break
                     log.say("The job has not run yet: it begins anew")
                     self.job.journal.note(begun=False)
@@ -80,7 +81,8 @@ class Way:
         return await run_job(self.house, comm, log, self.record)
 
     def _ended(self, outcome: Outcome, final: ClassAd) -> None:
-        if not self._never_ran(outcome):
+        self._again = self._never_ran(outcome)  # now: the record's stage says "reported" afterwards
+        if not self._again:
             self.ended(outcome, final)
 
     def _never_ran(self, outcome: Outcome) -> bool:
@@ -109,7 +111,7 @@ class Way:
             outcome = await adopt_job(self.house, comm, log, record)
         finally:
             log.close()
-        if self._never_ran(outcome):
+        if self._again:
             self._unsure = False
             record.stage, record.exit = "accepted", None
             self.job.journal.note(begun=False)
@@ -142,7 +144,6 @@ class Way:
 def stillborn(exit_: dict[str, Any] | None) -> bool:
     """True if the box (BoxExit in wire form) ended before its init had started the job.
 
-    A procd that dies takes along the inits that it had not ordered to begin; one that had begun goes on, and
-    leaves a status.
+    A procd that dies takes along the inits that it had not ordered to begin; one that had begun goes on.
     """
-    return exit_ is not None and exit_["status"] < 0 and not exit_["killed"] and not exit_["oom"]
+    return exit_ is not None and not exit_.get("begun", True) and not exit_["killed"]

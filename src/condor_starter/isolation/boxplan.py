@@ -134,6 +134,7 @@ class BoxExit(NamedTuple):
     step: str = ""  # the plan step that failed: "exec", "stdin", "stdout", "stderr", "cwd", "mount", ...
     killed: bool = False  # ended by a kill request
     leftovers: int = 0  # processes of the job that outlived its main process and were killed
+    begun: bool = True  # False: certainly nothing of the job was ever executed
 
 
 class Step(NamedTuple):

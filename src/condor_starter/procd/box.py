@@ -141,7 +141,6 @@ class Box:
                 answer({"pid": 0, "notes": notes, "cgroup_parent": self._cgroup_path})
                 self.transition(State.RUNNING)
                 return
-            faultpoint.point("clone")
             self._launch(plan, passed)
         except OSError as e:
             self._failed("cgroup", e.errno or errno.EIO, str(e))
@@ -184,6 +183,7 @@ class Box:
             spare.report.setblocking(False)
             self._keeper.loop.watch(spare.report.fileno(), self._read_report)
             self._entry.note(pid=spare.pid, started=start_time(spare.pid))
+            faultpoint.point("clone")
             pause_at, marker = faultpoint.armed()
             order = Order(
                 plan=plan,
@@ -353,6 +353,7 @@ class Box:
                 box=self.id,
                 kind=self._kind,
                 status=self._entry.status(),
+                begun=self._entry.begun(),
                 usage=family.usage(),
                 tree=isinstance(family, Tree),
                 oom=isinstance(family, Tracker) and family.oom_struck(),

@@ -282,6 +282,7 @@ class _Builder:
     def execute(self) -> None:
         """Start the job; from here on we are its init."""
         plan = self._plan
+        os.write(self._status, init.BEGUN)
         syscalls.close_on_exec_from(3)  # whatever we forgot: the job gets three descriptors and no other
         self.main = init.spawn(plan.argv, plan.env, self._streams)
         keep = {self._status, faultpoint.marker_fd()} - {-1}

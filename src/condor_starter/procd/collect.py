@@ -16,6 +16,7 @@ class Evidence(NamedTuple):
     box: str
     kind: str
     status: Status | None  # None: its init was killed before it could write
+    begun: bool  # the init came as far as executing the job
     usage: Usage
     tree: bool  # no cgroup: the usage is what the init reaped
     oom: bool  # the OOM killer struck inside the box's own limit
@@ -43,6 +44,7 @@ def exit_of(seen: Evidence) -> BoxExit:
         step=step or ("kill" if stuck else ""),
         killed=seen.killed,
         leftovers=status.leftovers if status else 0,
+        begun=seen.begun or seen.kind == "container",
     )
 
 

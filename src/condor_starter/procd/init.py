@@ -2,8 +2,8 @@
 
 It runs as the job's user without any privilege. It starts the job, forwards signals to it, reaps everything
 that is orphaned, and as its last act writes one line of numbers into the status file that procd opened for
-it: exit status, duration, cpu times, peak rss, and how many processes the job left behind. When pid 1 exits
-the kernel kills the rest of the namespace; a subreaper kills what is left of its tree itself.
+it, behind BEGUN: exit status, duration, cpu times, peak rss, and how many processes the job left behind. When
+pid 1 exits the kernel kills the rest of the namespace; a subreaper kills what is left of its tree itself.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import time
 
 from condor_starter.procd import descent
 
-SIGKILL = 9
-_SIGCHLD, _SIGSTOP = 17, 19
-_ALL = frozenset(range(1, _signal.NSIG)) - {32, 33}  # those two are glibc's own
+BEGUN = b"begun\n"
+"""What stands in the status file before the job is executed: without it nothing of the job ever ran."""
+
 SIGKILL = 9
 _SIGCHLD, _SIGSTOP = 17, 19
 _ALL = frozenset(range(1, _signal.NSIG)) - {32, 33}  # those two are glibc's own

@@ -4,8 +4,8 @@ One file a box, ``<run>/ledger/<box>``: JSON lines, appended with one write(2) e
 is made; reading merges the lines, and a torn last line is as if it had never been written. procd holds a lock
 (flock(2)) on the file for as long as it lives, so a file that can be locked belongs to nobody. Closing
 appends the terminal record and renames the file to ``<run>/done/<box>``: one file is one terminal record,
-however often that is interrupted and repeated. Next to it, ``<box>.status`` is where the box's init leaves
-the exit status.
+however often that is interrupted and repeated. Next to it, ``<box>.status`` is where the box's init says that
+it is about to execute the job (BEGUN), and leaves the exit status.
 
 It lives on tmpfs (/run): it has to survive processes, not the machine; after a reboot the kernel has undone
 the rest, and only scratch directories can be left.
@@ -18,6 +18,8 @@ import fcntl
 import json
 import os
 from typing import Any, NamedTuple
+
+from condor_starter.procd import init
 
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -56,19 +58,26 @@ class Entry:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(f"{self.box}.status", flags, 0o600, dir_fd=self._ledger.open_fd)
 
+    def begun(self) -> bool:
+        """Whether the init came as far as executing the job. False is certain; True may be a moment early."""
+        return self._last_words()[:1] == [init.BEGUN.strip()]
+
     def status(self) -> Status | None:
         """What the init left, or None if it died before it could."""
-        try:
-            fd = os.open(f"{self.box}.status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._ledger.open_fd)
-        except FileNotFoundError:
-            return None
-        try:
-            words = os.read(fd, 256).split()
-        finally:
-            os.close(fd)
+        words = self._last_words()[1:]
         if len(words) != len(Status._fields) or not all(w.isdigit() for w in words):
             return None
         return Status(*map(int, words))
+
+    def _last_words(self) -> list[bytes]:
+        try:
+            fd = os.open(f"{self.box}.status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._ledger.open_fd)
+        except FileNotFoundError:
+            return []
+        try:
+            return os.read(fd, 256).split()
+        finally:
+            os.close(fd)
 
     def close(self, **terminal: Any) -> dict[str, Any]:
         """Write the terminal record (unless an earlier, interrupted close did) and retire the entry."""
