@@ -7,7 +7,7 @@ import json
 import os
 import socket
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -29,7 +29,8 @@ from condor_starter.record import STAGES, JobRecord
 SUBMISSION = Submission(
     uid=1000, user="u", cmd="/bin/x", streams={"stdout": "", "stderr": ""}, submitted_at=1.5
 )
-EXIT = {"status": 0, "killed": False, "oom": False}
+EXIT = {"status": 0, "killed": False, "begun": True}
+STILLBORN = {"status": -1, "killed": False, "begun": False}
 
 # -- how a job ended ---------------------------------------------------------------------------------
 
@@ -92,11 +93,15 @@ def test_fate_of_a_job(stage: str, begun: bool, box: str | None, known: bool, ex
     st.sampled_from(STAGES),
     st.sampled_from([None, "made", "starting", "running", "draining", "exited", "removing"]),
     st.booleans(),
-    st.booleans(),
+    st.sampled_from([None, EXIT, STILLBORN]),
 )
-def test_no_job_that_may_have_run_is_run_again(stage: str, box: str | None, begun: bool, known: bool) -> None:
-    record = JobRecord(id="1", stage=stage, exit=EXIT if known else None)
-    if fate(record, begun, False, box) is Fate.RUN:
+def test_no_job_that_may_have_run_is_run_again(
+    stage: str, box: str | None, begun: bool, known: dict[str, Any] | None
+) -> None:
+    record = JobRecord(id="1", stage=stage, exit=known)
+    if known is STILLBORN:
+        assert fate(record, begun, False, box) is Fate.RUN
+    elif fate(record, begun, False, box) is Fate.RUN:
         assert stage in ("accepted", "prepared")
         assert box == "made" or (box in (None, "removing") and not begun)
         assert not known
@@ -104,7 +109,7 @@ def test_no_job_that_may_have_run_is_run_again(stage: str, box: str | None, begu
 
 @pytest.mark.req("X3")
 def test_a_box_without_a_status_that_nobody_killed_never_ran() -> None:
-    assert stillborn({"status": -1, "killed": False, "begun": False})
+    assert stillborn(STILLBORN)
     assert not stillborn({"status": -1, "killed": True, "begun": False})
     assert not stillborn({"status": -1, "killed": False, "begun": True})
     assert not stillborn(EXIT)

@@ -13,6 +13,7 @@ from condor_starter.communicators.base import Outcome
 from condor_starter.daemon.dispose import dispose
 from condor_starter.daemon.jobs import Jobs
 from condor_starter.daemon.store import Journal, Left, Store
+from condor_starter.daemon.way import stillborn
 from condor_starter.job import BadAd, Blame, Hold, JobError
 from condor_starter.log import StarterLog
 from condor_starter.procd.client import BoxInfo, Procd
@@ -37,6 +38,8 @@ def fate(record: JobRecord, begun: bool, finished: bool, box: str | None) -> Fat
     """
     if finished:
         return Fate.SHOW
+    if stillborn(record.exit):  # our predecessor died between its end and its next beginning
+        return Fate.RUN
     if box in _LIVE or record.exit is not None:
         return Fate.ADOPT
     if record.stage in ("accepted", "prepared") and (not begun or box == "made"):

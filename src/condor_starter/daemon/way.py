@@ -76,7 +76,7 @@ class Way:
     async def _attempt(self, log: StarterLog) -> Outcome:
         self.job.phase = Phase.STARTING
         self._reconnected = self.link.reconnected
-        self.record.box, self.record.plan = "", {}
+        self.record.box, self.record.plan, self.record.exit = "", {}, None
         comm = self.job.comm if self.job.comm and not self.job.comm.closed else self.open_door()
         return await run_job(self.house, comm, log, self.record)
 
@@ -113,7 +113,7 @@ class Way:
             log.close()
         if self._again:
             self._unsure = False
-            record.stage, record.exit = "accepted", None
+            record.stage = "accepted"
             self.job.journal.note(begun=False)
             await self.run(slots)
         else:
