@@ -26,7 +26,7 @@ def place() -> Iterator[Path]:
 
 
 @pytest.mark.req("N2", "G2")
-@pytest.mark.parametrize("step", ["own", "exec"])
+@pytest.mark.parametrize("step", ["identity", "exec"])
 def test_the_init_is_recorded_and_limited_before_the_job_exists(place: Path, step: str) -> None:
     box = f"barrier-{step}-{os.getpid()}"
     script = Path(__file__).with_name("one_box.py")

@@ -150,10 +150,10 @@ class Step(NamedTuple):
 _STEPS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "box": (
         ("record", "write the box into the ledger, make {scratch}", "close the entry: one terminal record"),
-        ("cgroup", "make the cgroup {cgroup} and set {limits}", "kill what is in it and remove it"),
-        ("clone", "an init with new namespaces {namespaces} goes into the cgroup", "kill the init"),
+        ("clone", "an init with new namespaces {namespaces}", "kill the init"),
         ("own", "give the scratch directory to {user}", "remove {scratch} beneath {execute}"),
         ("mounts", "private {private}, binds {binds}, /proc, root {root}", "gone with the namespace"),
+        ("cgroup", "meanwhile make {cgroup}, set {limits}; the init joins", "kill what is in it, remove it"),
         ("identity", "rlimits, ids {user}, no_new_privs, no capability", "gone with the process"),
         ("cwd", "change to {cwd} as {user}", "gone with the process"),
         ("stdio", "open stdin, stdout and stderr as {user}", "gone with the process"),

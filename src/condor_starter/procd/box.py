@@ -31,7 +31,7 @@ from condor_starter.procd.ledger import Entry
 from condor_starter.procd.loop import Loop
 from condor_starter.procd.mountplan import plan_mounts
 from condor_starter.procd.settings import Settings
-from condor_starter.procd.spares import Order, Spares
+from condor_starter.procd.spares import Order, Spare, Spares
 from condor_starter.procd.tree import Tree
 from condor_starter.procd.volumes import Scratch
 
@@ -135,25 +135,41 @@ class Box:
         self.transition(State.STARTING)
         self.identity = plan.identity
         try:
-            notes = self._make_cgroup(plan)
             if plan.kind == "container":
-                self._own_container(plan)
-                answer({"pid": 0, "notes": notes, "cgroup_parent": self._cgroup_path})
-                self.transition(State.RUNNING)
-                return
-            self._launch(plan, passed)
+                self._start_container(plan, answer)
+            else:
+                self._start_init(plan, passed, answer)
         except OSError as e:
-            self._failed("cgroup", e.errno or errno.EIO, str(e))
-            raise refuse("cgroup", e.errno or errno.EIO, f"box {self.id}: {e}") from e
-        self._on_report = lambda message: self._started(message, notes, answer)
+            step = "cgroup" if isinstance(e, CgroupError) else "clone"
+            self._failed(step, e.errno or errno.EIO, str(e))
+            raise refuse(step, e.errno or errno.EIO, f"box {self.id}: {e}") from e
 
-    def _make_cgroup(self, plan: BoxPlan) -> list[str]:
-        faultpoint.point("cgroup")
+    def _start_container(self, plan: BoxPlan, answer: Answer) -> None:
         base = needed(self._keeper.base(), plan.kind)
+        self._entry.note(**self._will_make(plan, base))
+        self._own_container(plan)
+        notes = self._make_cgroup(plan, base)
+        answer({"pid": 0, "notes": notes, "cgroup_parent": self._cgroup_path})
+        self.transition(State.RUNNING)
+
+    def _start_init(self, plan: BoxPlan, passed: list[int], answer: Answer) -> None:
+        """The init makes the job's view of the files while we make its cgroup; then it joins, and goes on."""
+        base = needed(self._keeper.base(), plan.kind)
+        spare = self._launch(plan, passed, self._will_make(plan, base))
+        notes: list[str] = []
+        self._on_report = lambda message: self._started(message, notes, answer)
+        notes += self._make_cgroup(plan, base)
+        spare.go(self.family.join_files(with_v2=True) if isinstance(self.family, Tracker) else [])
+        self._keeper.spares.prepare(plan.namespaces)
+
+    def _will_make(self, plan: BoxPlan, base: Base) -> dict[str, Any]:
+        """For the ledger: what is about to be made."""
         dirs = Tracker.plan(base, plan.cgroup)
-        self._entry.note(dirs=dirs, identity=to_wire(plan.identity), limited=plan.limits.memory)
-        if not dirs:
-            self.family = Tree(0)
+        return {"dirs": dirs, "identity": to_wire(plan.identity), "limited": plan.limits.memory}
+
+    def _make_cgroup(self, plan: BoxPlan, base: Base) -> list[str]:
+        faultpoint.point("cgroup")
+        if not base.dirs:
             return [*self.family.limit(plan.limits), *base.notes]
         self._cgroup_path = f"{base.path}/{plan.cgroup}"
         try:
@@ -171,8 +187,8 @@ class Box:
             who = plan.identity
             fds.own_tree(self._scratch.fd, who.uid, who.gid, self._keeper.settings.client_uid())
 
-    def _launch(self, plan: BoxPlan, passed: list[int]) -> None:
-        tracker = self.family if isinstance(self.family, Tracker) else None
+    def _launch(self, plan: BoxPlan, passed: list[int], facts: dict[str, Any]) -> Spare:
+        """Give the order to an init that is recorded, ``facts`` with it."""
         root_fd = self._open_root(plan.chroot) if plan.chroot else -1
         status_fd = self._entry.status_file()
         try:
@@ -182,13 +198,12 @@ class Box:
             self._report = spare.report
             spare.report.setblocking(False)
             self._keeper.loop.watch(spare.report.fileno(), self._read_report)
-            self._entry.note(pid=spare.pid, started=start_time(spare.pid))
+            self._entry.note(**facts, pid=spare.pid, started=start_time(spare.pid))
             faultpoint.point("clone")
             pause_at, marker = faultpoint.armed()
             order = Order(
                 plan=plan,
                 mounts=tuple(plan_mounts(plan)),
-                join_files=tuple(tracker.join_files(with_v2=True)) if tracker else (),
                 from_uid=self._keeper.settings.client_uid(),
                 die_with_us=self._keeper.private,
                 has_root=root_fd >= 0,
@@ -196,7 +211,7 @@ class Box:
             )
             with_it = [fd for fd in (status_fd, self._scratch.fd, root_fd, marker) if fd >= 0]
             spare.send(order, with_it + passed)
-            self._keeper.spares.prepare(plan.namespaces)
+            return spare
         finally:
             os.close(status_fd)
             if root_fd >= 0:
@@ -221,13 +236,17 @@ class Box:
             return
         except OSError:
             data = b""
-        self._keeper.loop.unwatch(self._report.fileno())
-        self._report.close()
-        self._report = None
+        self._close_report()
         lost = {"step": "clone", "errno": errno.ESRCH, "text": "the box's init died while it was being built"}
         on_report, self._on_report = self._on_report, None
         if on_report:
             on_report(build.read_report(data) if data else lost)
+
+    def _close_report(self) -> None:
+        if self._report is not None:
+            self._keeper.loop.unwatch(self._report.fileno())
+            self._report.close()
+            self._report = None
 
     def _started(self, message: dict[str, Any], notes: list[str], answer: Answer) -> None:
         if "step" in message:
@@ -252,7 +271,11 @@ class Box:
     def _failed(self, step: str, number: int, text: str) -> None:
         """A start that failed in procd itself: nothing runs; what was made goes with destroy."""
         self._failure = (step, number, text)
-        self._drain()
+        if self._pidfd < 0:
+            self._drain()
+            return
+        self._on_report = None
+        self._close_report()  # the init ends by itself, and its pidfd tells
 
     # -- running ----------------------------------------------------------------------------------
 

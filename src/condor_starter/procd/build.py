@@ -44,6 +44,7 @@ class StepError(Exception):
 def wait_and_become(namespaces: list[str], report: _socket.socket) -> NoReturn:
     """The new process, from its first instruction to its last: nothing may ever return from here.
 
+    First the order comes, for what needs no cgroup; then, when that has its limits, the files to join it.
     With the order come descriptors: the status file, the scratch directory, the named chroot's tree if the
     order has one, a fault point's marker if the order has one, then those that plan's streams refer to.
     """
@@ -84,7 +85,6 @@ _PLAN = {
 _ORDER = {
     "plan": _PLAN,
     "mounts": (),
-    "join_files": ("/dev/null",),
     "die_with_us": True,
     "has_root": False,
     "pause_at": "",
@@ -100,7 +100,7 @@ def _rehearse(report: int) -> None:
     waits, and not when an order has come.
     """
     box = _Builder(_named(marshal.loads(_REHEARSAL)), [-1, fds.open_directory("/")])
-    for action in (box.join, box.mounts, box.stdio):
+    for action in (lambda: box.join([os.open("/dev/null", os.O_WRONLY)]), box.mounts, box.stdio):
         _attempt("rehearsal", action)
     syscalls.close_all_but({0, 1, 2, report})
 
@@ -117,6 +117,14 @@ def _await_order(report: _socket.socket) -> tuple[Order, list[int]]:
     return _named(marshal.loads(data)), fds
 
 
+def _await_cgroup(report: _socket.socket) -> list[int]:
+    """The second barrier: nothing of the job exists before its limits do. The cgroup.procs files to join."""
+    data, files, _ = passing.receive_fds(report, INLINE, _MOST_FDS)
+    if not data:
+        os._exit(0)  # there is no cgroup, or no procd any more
+    return files
+
+
 def _named(value: Any) -> Any:
     """Dicts as namespaces, beneath tuples too: they read like the named tuples that they were."""
     if type(value) is dict:
@@ -131,15 +139,15 @@ def _become_box(order: Order, fds: list[int], report: _socket.socket) -> None:
     box = _Builder(order, fds)
     try:
         for step, action in (
-            ("cgroup", box.join),
             ("own", box.own),
             ("mounts", box.mounts),
+            ("cgroup", lambda: box.join(_await_cgroup(report))),
             ("identity", box.identity),
             ("cwd", box.cwd),
             ("stdio", box.stdio),
             ("exec", box.execute),
         ):
-            if step != "cgroup":  # that point is procd's, before it makes the cgroup
+            if step != "cgroup":  # that point is procd's, who makes it while we take the steps above
                 faultpoint.point(step)
             _attempt(step, action)
     except StepError as e:
@@ -195,16 +203,13 @@ class _Builder:
         self.notes: list[str] = []
         self.main = -1
 
-    def join(self) -> None:
-        """Into the box's cgroups, all of them, before anything of the job exists."""
+    def join(self, files: list[int]) -> None:
+        """Into the box's cgroups by their cgroup.procs, all of them, before anything of the job exists."""
         if not self._order.die_with_us:
             syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)  # we are in the ledger: the next procd finds us
-        for path in self._order.join_files:
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(fd, b"0")
-            finally:
-                os.close(fd)
+        for fd in files:
+            os.write(fd, b"0")
+            os.close(fd)
         if "cgroup" in self._plan.namespaces:
             syscalls.unshare(syscalls.CLONE_NEWCGROUP)
 

@@ -25,7 +25,6 @@ class Order(NamedTuple):
 
     plan: BoxPlan
     mounts: tuple[Mount, ...]  # mountplan's, of this plan
-    join_files: tuple[str, ...]  # cgroup.procs files of the box's cgroups
     from_uid: int  # owner of the fresh scratch directory
     die_with_us: bool  # a private procd: its boxes do not outlive it
     has_root: bool  # a descriptor of the named chroot's tree comes with it
@@ -52,6 +51,22 @@ class Spare(NamedTuple):
             passing.send_fds(self.report, build.ELSEWHERE, [*fds, body])
         finally:
             os.close(body)
+
+    def go(self, join_files: list[str]) -> None:
+        """The cgroup is there: join it by these cgroup.procs files, and go on to the job. Raises OSError.
+
+        They go as descriptors: the init may be in a named chroot by now.
+        """
+        files: list[int] = []
+        try:
+            for path in join_files:
+                files.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+            passing.send_fds(self.report, b"go", files)
+        except ConnectionError:
+            pass  # it has failed already; its report says at what
+        finally:
+            for fd in files:
+                os.close(fd)
 
     def alive(self) -> bool:
         """Whether it has not been killed meanwhile."""
