@@ -102,21 +102,21 @@ def test_a_forged_status_is_no_status(run: str, text: bytes) -> None:
     fd = entry.status_file()
     os.write(fd, BEGUN + text)
     os.close(fd)
-    assert entry.status() is None
+    assert entry.status() == (True, None)
     entry.close(state="exited")
     assert os.listdir(Path(run, "ledger")) == []
 
 
 def test_the_status_that_an_init_left_is_read(run: str) -> None:
     entry = Ledger(run, 5).create("b", kind="box")
-    assert (entry.begun(), entry.status()) == (False, None)
+    assert entry.status() == (False, None)
     fd = entry.status_file()
-    assert (entry.begun(), entry.status()) == (False, None)
+    assert entry.status() == (False, None)
     os.write(fd, BEGUN)
-    assert (entry.begun(), entry.status()) == (True, None)
+    assert entry.status() == (True, None)
     os.write(fd, b"1792 10 20 30 40 1")
     os.close(fd)
-    assert entry.status() == Status(1792, 10, 20, 30, 40, 1)
+    assert entry.status() == (True, Status(1792, 10, 20, 30, 40, 1))
     entry.close(state="exited")
 
 

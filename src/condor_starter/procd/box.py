@@ -27,7 +27,7 @@ from condor_starter.procd.cgroups.files import CgroupError
 from condor_starter.procd.cgroups.tracker import Tracker
 from condor_starter.procd.descent import start_time
 from condor_starter.procd.family import Family, needed
-from condor_starter.procd.ledger import Entry
+from condor_starter.procd.ledger import Entry, Status
 from condor_starter.procd.loop import Loop
 from condor_starter.procd.mountplan import plan_mounts
 from condor_starter.procd.settings import Settings
@@ -110,6 +110,8 @@ class Box:
         self._cgroup_path = ""
         self._pid_namespace = False
         self._drain_until = 0.0
+        self._begun = False
+        self._status: Status | None = None
         self._failure = ("", 0, "")  # step, errno, text of a start that failed
 
     def transition(self, to: State) -> None:
@@ -328,7 +330,8 @@ class Box:
         self._pidfd = -1
         if self._report is not None:
             self._read_report()
-        told = self._entry.status() is not None
+        self._begun, self._status = self._entry.status()
+        told = self._status is not None
         if isinstance(self.family, Tree) and not told:
             self._keeper.kill_strays()  # the subreaper was killed: what it left is ours now
         self._drain(empty=self._pid_namespace and told)
@@ -371,12 +374,14 @@ class Box:
 
     def _collect(self) -> BoxExit:
         family = self.family
+        if self._status is None:  # we never had a pidfd of its init
+            self._begun, self._status = self._entry.status()
         return collect.exit_of(
             collect.Evidence(
                 box=self.id,
                 kind=self._kind,
-                status=self._entry.status(),
-                begun=self._entry.begun(),
+                status=self._status,
+                begun=self._begun,
                 usage=family.usage(),
                 tree=isinstance(family, Tree),
                 oom=isinstance(family, Tracker) and family.oom_struck(),

@@ -1,7 +1,8 @@
 """Who the job is: from procd's ids to the job user's, for good, and the checks that it worked.
 
-The order is fixed: limits and keyring while we may, the bounding set, groups before ids, ids last,
-then a look whether root can be had back (CVE-2012-3490 was an unchecked setuid).
+The order is fixed: limits and keyring while we may, groups before ids, ids last, then a look whether root
+can be had back (CVE-2012-3490 was an unchecked setuid). The bounding set is gone by then: the nursery dropped
+it once for all inits, a sandbox worker does it for itself.
 """
 
 from __future__ import annotations
@@ -53,7 +54,6 @@ def _lower(a: int, b: int) -> int:
 def become(identity: Identity) -> None:
     """Take the job user's ids and lose every privilege for good. Raises OSError; then exit, do not go on."""
     if os.geteuid() == 0:
-        syscalls.drop_bounding_set()
         os.setgroups(sorted({identity.gid, *identity.groups}))
         os.setresgid(identity.gid, identity.gid, identity.gid)
         os.setresuid(identity.uid, identity.uid, identity.uid)

@@ -58,26 +58,22 @@ class Entry:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(f"{self.box}.status", flags, 0o600, dir_fd=self._ledger.open_fd)
 
-    def begun(self) -> bool:
-        """Whether the init came as far as executing the job. False is certain; True may be a moment early."""
-        return self._last_words()[:1] == [init.BEGUN.strip()]
+    def status(self) -> tuple[bool, Status | None]:
+        """Whether the init came as far as executing the job, and what it left, if it still could.
 
-    def status(self) -> Status | None:
-        """What the init left, or None if it died before it could."""
-        words = self._last_words()[1:]
-        if len(words) != len(Status._fields) or not all(w.isdigit() for w in words):
-            return None
-        return Status(*map(int, words))
-
-    def _last_words(self) -> list[bytes]:
+        False is certain; True may be a moment early.
+        """
         try:
             fd = os.open(f"{self.box}.status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._ledger.open_fd)
         except FileNotFoundError:
-            return []
+            return False, None
         try:
-            return os.read(fd, 256).split()
+            begun, _, numbers = os.read(fd, 256).partition(b"\n")
         finally:
             os.close(fd)
+        words = numbers.split()
+        whole = len(words) == len(Status._fields) and all(w.isdigit() for w in words)
+        return begun + b"\n" == init.BEGUN, Status(*map(int, words)) if whole else None
 
     def close(self, **terminal: Any) -> dict[str, Any]:
         """Write the terminal record (unless an earlier, interrupted close did) and retire the entry."""

@@ -162,9 +162,13 @@ class View:
 
         Jobs of one account (nobody's, say) could otherwise read each other's files.
         """
-        parent, name = os.path.split(target)
-        os.close(fds.ensure_directory(self._root, parent.strip("/")))
-        self._fresh("tmpfs", parent, MS_NOSUID | MS_NODEV, "mode=755")
+        parent, _, name = target.rpartition("/")
+        flags = MS_NOSUID | MS_NODEV
+        try:
+            self._fresh("tmpfs", parent, flags, "mode=755")
+        except FileNotFoundError:  # a named chroot that has no such directory yet
+            os.close(fds.ensure_directory(self._root, parent))
+            self._fresh("tmpfs", parent, flags, "mode=755")
         above = self._open(parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.mkdir(name, 0o700, dir_fd=above)

@@ -37,6 +37,8 @@ def _main(scratch_fd: int, identity: Identity, sock: socket.socket) -> NoReturn:
     try:
         syscalls.close_all_but({scratch_fd, sock.fileno()})
         os.umask(0o022)
+        if os.geteuid() == 0:
+            syscalls.drop_bounding_set()
         ids.become(identity)
         serve(scratch_fd, sock)
     finally:
