@@ -3,8 +3,10 @@
     made -> starting -> running -> draining -> exited -> removing -> (gone)
 
 ``draining`` is the time between the end of the main process (or a kill) and the death of the last process
-in the box. :meth:`Box.transition` is the only place where the state changes. Nothing here blocks for longer
-than a freeze: what has to wait is a callback of the loop.
+in the box. An init that has left its status, and nothing else behind, counts as dead as soon as the kernel
+has closed its descriptors: from then on it only gives back what it held (a millisecond for its mounts), and
+``removing`` waits for that. :meth:`Box.transition` is the only place where the state changes. Nothing here
+blocks for longer than a freeze: what has to wait is a callback of the loop.
 """
 
 from __future__ import annotations
@@ -105,6 +107,7 @@ class Box:
         self._pidfd = -1
         self._report: _socket.socket | None = None
         self._on_report: Callable[[dict[str, Any]], None] | None = None
+        self._on_gone: Callable[[], None] | None = None
         self._empty_fd = -1
         self._killed = False
         self._cgroup_path = ""
@@ -238,11 +241,14 @@ class Box:
             return
         except OSError:
             data = b""
-        self._close_report()
+        if not data:
+            self._close_report()
         lost = {"step": "clone", "errno": errno.ESRCH, "text": "the box's init died while it was being built"}
         on_report, self._on_report = self._on_report, None
         if on_report:
             on_report(build.read_report(data) if data else lost)
+        elif not data:
+            self._init_ends()
 
     def _close_report(self) -> None:
         if self._report is not None:
@@ -319,6 +325,14 @@ class Box:
 
     # -- ending -----------------------------------------------------------------------------------
 
+    def _init_ends(self) -> None:
+        """The kernel has closed the init's descriptors: it runs no more. Is that the end of the box?"""
+        if self.state is not State.RUNNING or not self._pid_namespace:
+            return
+        self._begun, self._status = self._entry.status()
+        if self._status is not None and self._status.leftovers == 0:
+            self._drain(empty=True)
+
     def _init_ended(self) -> None:
         """The init's pidfd is readable: reap it if it is ours, then see that nothing outlives it."""
         self._keeper.loop.unwatch(self._pidfd)
@@ -328,8 +342,13 @@ class Box:
             pass  # adopted: somebody else's child
         os.close(self._pidfd)
         self._pidfd = -1
-        if self._report is not None:
+        if self._on_report is not None:
             self._read_report()
+        self._close_report()
+        if self.state in (State.EXITED, State.REMOVING):
+            if self._on_gone is not None:
+                self._on_gone()
+            return
         self._begun, self._status = self._entry.status()
         told = self._status is not None
         if isinstance(self.family, Tree) and not told:
@@ -395,6 +414,19 @@ class Box:
         """Remove cgroup and scratch, close the ledger entry, then ``answer``. Raises Refused, OSError."""
         self.transition(State.REMOVING)
         faultpoint.point("remove")
+        if self._pidfd >= 0:
+            self._on_gone = lambda: self._remove_later(answer)
+        else:
+            self._remove(answer)
+
+    def _remove_later(self, answer: Answer) -> None:
+        try:
+            self._remove(answer)
+        except OSError as e:
+            told = {"step": "destroy", "errno": e.errno or errno.EIO, "text": str(e), "blame": "system"}
+            answer({"error": told})
+
+    def _remove(self, answer: Answer) -> None:
         left = self.family.remove(REMOVE_SECONDS)
         if self._kind == "container":
             left = "; ".join(filter(None, (left, foreign.remove(self._cgroup_path))))
