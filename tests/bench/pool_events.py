@@ -41,13 +41,15 @@ class Process:
 
 def record(path: str) -> None:
     """Write down events until SIGTERM. What the child of :func:`recording` does."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _CONNECTOR) as sock, open(path, "wb") as out:
+    with (
+        socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _CONNECTOR) as sock,
+        open(path, "wb", buffering=0) as out,
+    ):
         sock.bind((os.getpid(), _GROUP))
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 64 << 20)
         sock.send(struct.pack("=IHHIIIIIIHHI", 40, 3, 0, 0, os.getpid(), _GROUP, 1, 0, 0, 4, 0, 1))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         out.write(bytes(2))  # an empty message: we listen
-        out.flush()
         while True:
             data = sock.recv(8192)
             out.write(len(data).to_bytes(2, "little") + data)
