@@ -270,6 +270,7 @@ class _Job:
         if self.outcome.status is not None:
             await self._last_update(ad)
         await self._remove_box()
+        await self.house.emptied()
         try:
             await self.comm.finished(self.spec, self.outcome, ad)
             self._advance("reported")

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 
 from condor_starter.calls import local
 from condor_starter.calls.caller import Caller
@@ -44,7 +45,7 @@ async def serve(
     except KnobError as e:
         caller.complain(str(e))
         return 1
-    shared, house = house, House(house.procd, knobs, house.facts, house.engine)
+    shared, house = house, replace(house, knobs=knobs)
     with ExitStack() as stack:
         log = open_log(options, knobs, stack, caller)
         log.banner("condor_starter", CONDOR_VERSION, CONDOR_PLATFORM)

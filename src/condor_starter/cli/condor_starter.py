@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from condor_starter.calls.options import Options, UsageError, parse_args
 
@@ -65,9 +65,21 @@ async def _alone(options: Options, knobs: Knobs) -> int:
         heard = hear(stack)
         house, _ = await open_house(knobs, os.environ)
         try:
-            return await serve(options, os.environ, lambda fd: fd, house, signals=heard)
+            status = await serve(options, os.environ, lambda fd: fd, house, signals=heard)
         finally:
             await close_house(house)
+        if options.shadow_host is not None:
+            _leave(status)
+        return status
+
+
+def _leave(status: int) -> NoReturn:
+    """Exit at once: what an interpreter does at its end takes longer than the shadow that has heard of the
+    job's end needs to ask for the slot again, and the startd refuses while we are there.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ async def open_house(knobs: Knobs, environ: Mapping[str, str]) -> tuple[House, A
     except BaseException:
         await procd.close()
         raise
-    return House(procd, knobs, facts), who
+    return House(procd, knobs, facts, one_job=True), who
 
 
 async def close_house(house: House) -> None:
