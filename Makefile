@@ -7,7 +7,7 @@ export PYTHON
 SETUP := tests/env/setup.sh
 SUITES := tests/env/suites.py
 VENV = $$($(SETUP) where)
-TESTS := test-unit test-system test-user test-docker test-vm test-pool
+TESTS := test-unit test-system test-v1 test-user test-docker test-vm test-pool
 
 .PHONY: help venv demo test $(TESTS) lint format bench promises lock clean distclean
 
@@ -16,6 +16,7 @@ help:
 	@echo 'make test           every suite that this account can run, and lint; what CI runs'
 	@echo 'make test-unit      no root, no environment'
 	@echo 'make test-system    boxes on this kernel, crashes, attacks'
+	@echo 'make test-v1        boxes where cgroup v1 is all there is'
 	@echo 'make test-user      the same as an ordinary user (run by root)'
 	@echo 'make test-docker    a private docker engine'
 	@echo 'make test-vm        a pure cgroup v2 machine with systemd, in an emulated guest'

@@ -127,3 +127,11 @@ def running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_what_the_machine_lacks_leaves_a_suite_out_and_is_said(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = Suite("sample", lambda *_: pytest.fail("it was run"), 1, lacks=lambda: "no floppy drive")
+    assert suites.report([suites.run_suite(suite, place)], 1.0) == 0
+    assert "left out: no floppy drive" in capsys.readouterr().out
