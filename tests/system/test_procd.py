@@ -510,3 +510,53 @@ def test_jobs_of_one_account_do_not_see_each_others_scratch(boxes: Callable[[Wit
         await b.procd.destroy(first.box)
 
     boxes(body)
+
+
+@needs_root
+@pytest.mark.req("G1", "N2")
+def test_a_cgroup_that_cannot_be_made_ends_the_init_that_waits_for_it(
+    boxes: Callable[[WithBoxes], None],
+) -> None:
+    """Another box lives in the cgroup of that name: it is left alone, and the job never ran."""
+
+    async def run(b: Boxes) -> None:
+        first = b.plan("/bin/sleep", "60")
+        await b.make(first)
+        await b.procd.start(first)
+        second = b.plan("/bin/echo", "ran", cgroup=first.cgroup)
+        await b.make(second)
+        with pytest.raises(ProcdError) as refused:
+            await b.procd.start(second)
+        assert (refused.value.step, refused.value.blame) == ("cgroup", "system")
+        ended = await asyncio.wait_for(b.procd.exit(second.box), 30)
+        assert (ended.begun, ended.step) == (False, "cgroup")
+        with pytest.raises(FileNotFoundError):
+            await b.read(second, "out")
+        await b.procd.destroy(second.box)
+        assert (await b.procd.usage(first.box)).processes == 2  # its init and its job
+        await b.procd.kill(first.box)
+        await asyncio.wait_for(b.procd.exit(first.box), 30)
+        await b.procd.destroy(first.box)
+
+    boxes(run)
+
+
+@needs_root
+@pytest.mark.req("G2", "P9")
+def test_destroy_leaves_nothing_however_soon_it_comes_after_the_end(
+    boxes: Callable[[WithBoxes], None],
+) -> None:
+    """The end is told when nothing runs any more; the init may still be giving back its mounts."""
+
+    async def run(b: Boxes) -> None:
+        for _ in range(50):
+            plan = b.plan("/bin/true")
+            await b.make(plan)
+            started = await b.procd.start(plan)
+            ended = await asyncio.wait_for(b.procd.exit(plan.box), 30)
+            assert (ended.status, ended.leftovers) == (0, 0)
+            await b.procd.destroy(plan.box)
+            assert not Path(f"/proc/{started.pid}").exists()
+            assert not list(Path("/sys/fs/cgroup").glob(f"*/{BASE}/{plan.cgroup}"))
+
+    boxes(run)
