@@ -11,7 +11,6 @@ blocks for longer than a freeze: what has to wait is a callback of the loop.
 
 from __future__ import annotations
 
-import _socket
 import enum
 import errno
 import os
@@ -22,7 +21,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from condor_starter.isolation.boxplan import BoxExit, BoxPlan, Identity, Usage, to_wire
-from condor_starter.procd import build, collect, faultpoint, fds, syscalls
+from condor_starter.procd import collect, faultpoint, fds, syscalls
+from condor_starter.procd.boxinit import BoxInit
 from condor_starter.procd.cgroups import foreign
 from condor_starter.procd.cgroups.base import Base
 from condor_starter.procd.cgroups.files import CgroupError
@@ -103,11 +103,8 @@ class Box:
         self._entry = entry
         self._scratch = scratch
         self._kind: str = entry.facts["kind"]
-        self._pid = 0
-        self._pidfd = -1
-        self._report: _socket.socket | None = None
-        self._on_report: Callable[[dict[str, Any]], None] | None = None
-        self._on_gone: Callable[[], None] | None = None
+        self._init = BoxInit(keeper.loop, self._init_ends, self._init_gone)
+        self._when_gone: Callable[[], None] | None = None
         self._empty_fd = -1
         self._killed = False
         self._cgroup_path = ""
@@ -160,9 +157,13 @@ class Box:
     def _start_init(self, plan: BoxPlan, passed: list[int], answer: Answer) -> None:
         """The init makes the job's view of the files while we make its cgroup; then it joins, and goes on."""
         base = needed(self._keeper.base(), plan.kind)
-        spare = self._launch(plan, passed, self._will_make(plan, base))
+        spare = self._keeper.spares.take(plan.namespaces)
         notes: list[str] = []
-        self._on_report = lambda message: self._started(message, notes, answer)
+        self._init.take(spare, lambda message: self._started(message, notes, answer))
+        if isinstance(self.family, Tree):
+            self.family.init = spare.pid
+        self._pid_namespace = "pid" in plan.namespaces
+        self._order(plan, passed, spare, self._will_make(plan, base))
         notes += self._make_cgroup(plan, base)
         spare.go(self.family.join_files(with_v2=True) if isinstance(self.family, Tracker) else [])
         self._keeper.spares.prepare(plan.namespaces)
@@ -192,17 +193,11 @@ class Box:
             who = plan.identity
             fds.own_tree(self._scratch.fd, who.uid, who.gid, self._keeper.settings.client_uid())
 
-    def _launch(self, plan: BoxPlan, passed: list[int], facts: dict[str, Any]) -> Spare:
-        """Give the order to an init that is recorded, ``facts`` with it."""
+    def _order(self, plan: BoxPlan, passed: list[int], spare: Spare, facts: dict[str, Any]) -> None:
+        """Write ``facts`` and the init's pid into the ledger, then give it its order."""
         root_fd = self._open_root(plan.chroot) if plan.chroot else -1
         status_fd = self._entry.status_file()
         try:
-            spare = self._keeper.spares.take(plan.namespaces)
-            self._pid_namespace = "pid" in plan.namespaces
-            self._watch(spare.pid, spare.pidfd)
-            self._report = spare.report
-            spare.report.setblocking(False)
-            self._keeper.loop.watch(spare.report.fileno(), self._read_report)
             self._entry.note(**facts, pid=spare.pid, started=start_time(spare.pid))
             faultpoint.point("clone")
             pause_at, marker = faultpoint.armed()
@@ -216,7 +211,6 @@ class Box:
             )
             with_it = [fd for fd in (status_fd, self._scratch.fd, root_fd, marker) if fd >= 0]
             spare.send(order, with_it + passed)
-            return spare
         finally:
             os.close(status_fd)
             if root_fd >= 0:
@@ -225,36 +219,7 @@ class Box:
     @property
     def pid(self) -> int:
         """The init's pid while it lives; 0 when there is none."""
-        return self._pid if self._pidfd >= 0 else 0
-
-    def _watch(self, pid: int, pidfd: int) -> None:
-        self._pid, self._pidfd = pid, pidfd
-        if isinstance(self.family, Tree):
-            self.family.init = pid
-        self._keeper.loop.watch(pidfd, self._init_ended)
-
-    def _read_report(self) -> None:
-        assert self._report is not None
-        try:
-            data = self._report.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._close_report()
-        lost = {"step": "clone", "errno": errno.ESRCH, "text": "the box's init died while it was being built"}
-        on_report, self._on_report = self._on_report, None
-        if on_report:
-            on_report(build.read_report(data) if data else lost)
-        elif not data:
-            self._init_ends()
-
-    def _close_report(self) -> None:
-        if self._report is not None:
-            self._keeper.loop.unwatch(self._report.fileno())
-            self._report.close()
-            self._report = None
+        return self._init.pid
 
     def _started(self, message: dict[str, Any], notes: list[str], answer: Answer) -> None:
         if "step" in message:
@@ -265,7 +230,7 @@ class Box:
         if self.state is State.STARTING:
             self.transition(State.RUNNING)
         faultpoint.point("run")
-        answer({"pid": self._pid, "notes": notes + message["notes"], "cgroup_parent": self._cgroup_path})
+        answer({"pid": self._init.pid, "notes": notes + message["notes"], "cgroup_parent": self._cgroup_path})
 
     def _open_root(self, name: str) -> int:
         """O_PATH of a named chroot's tree; one that others could change is the site's fault."""
@@ -279,11 +244,10 @@ class Box:
     def _failed(self, step: str, number: int, text: str) -> None:
         """A start that failed in procd itself: nothing runs; what was made goes with destroy."""
         self._failure = (step, number, text)
-        if self._pidfd < 0:
+        if self._init.pid:
+            self._init.dismiss()
+        else:
             self._drain()
-            return
-        self._on_report = None
-        self._close_report()  # the init ends by itself, and its pidfd tells
 
     # -- running ----------------------------------------------------------------------------------
 
@@ -291,9 +255,9 @@ class Box:
         """Send ``signum`` to the job's main process (its init forwards)."""
         if signum in (signal.SIGKILL, signal.SIGSTOP) or not 0 < signum < signal.NSIG:
             raise refuse("signal", errno.EINVAL, f"signal {signum}: use kill and freeze")
-        if self.state is not State.RUNNING or self._pidfd < 0:
+        if self.state is not State.RUNNING or not self._init.pid:
             raise refuse("signal", errno.ESRCH, f"box {self.id} does not run")
-        signal.pidfd_send_signal(self._pidfd, signum)
+        self._init.signal(signum)
 
     def freeze(self) -> None:
         self._must_run("freeze")
@@ -309,9 +273,9 @@ class Box:
         self._must_run("kill")
         self._killed = True
         self.family.kill()
-        if self.state is State.STARTING and self._pidfd >= 0:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)  # it may not have joined its cgroup yet
-        if self._pidfd < 0 and self.state is State.RUNNING:
+        if self.state is State.STARTING:
+            self._init.signal(signal.SIGKILL)  # it may not have joined its cgroup yet
+        if not self._init.pid and self.state is State.RUNNING:
             self._drain()  # a container's box: nobody else tells us
 
     def usage(self) -> Usage:
@@ -326,28 +290,18 @@ class Box:
     # -- ending -----------------------------------------------------------------------------------
 
     def _init_ends(self) -> None:
-        """The kernel has closed the init's descriptors: it runs no more. Is that the end of the box?"""
+        """The init runs no more. Is that the end of the box?"""
         if self.state is not State.RUNNING or not self._pid_namespace:
             return
         self._begun, self._status = self._entry.status()
         if self._status is not None and self._status.leftovers == 0:
             self._drain(empty=True)
 
-    def _init_ended(self) -> None:
-        """The init's pidfd is readable: reap it if it is ours, then see that nothing outlives it."""
-        self._keeper.loop.unwatch(self._pidfd)
-        try:
-            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-        except ChildProcessError:
-            pass  # adopted: somebody else's child
-        os.close(self._pidfd)
-        self._pidfd = -1
-        if self._on_report is not None:
-            self._read_report()
-        self._close_report()
+    def _init_gone(self) -> None:
+        """The init is reaped: see that nothing outlives it."""
         if self.state in (State.EXITED, State.REMOVING):
-            if self._on_gone is not None:
-                self._on_gone()
+            if self._when_gone is not None:
+                self._when_gone()
             return
         self._begun, self._status = self._entry.status()
         told = self._status is not None
@@ -414,8 +368,8 @@ class Box:
         """Remove cgroup and scratch, close the ledger entry, then ``answer``. Raises Refused, OSError."""
         self.transition(State.REMOVING)
         faultpoint.point("remove")
-        if self._pidfd >= 0:
-            self._on_gone = lambda: self._remove_later(answer)
+        if self._init.pid:
+            self._when_gone = lambda: self._remove_later(answer)
         else:
             self._remove(answer)
 
@@ -487,21 +441,12 @@ class Box:
             self.state = State.EXITED
         elif facts.get("pid"):
             self.state = State.RUNNING
-            self._rejoin(facts["pid"], facts["started"])
+            if not self._init.rejoin(facts["pid"], facts["started"]):
+                self._drain()
+            elif isinstance(self.family, Tree):
+                self.family.init = facts["pid"]
         elif self._kind == "container" and dirs:
             self.state = State.RUNNING
-
-    def _rejoin(self, pid: int, started: int) -> None:
-        try:
-            pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            self._drain()
-            return
-        if start_time(pid) != started:  # the number is somebody else's by now
-            os.close(pidfd)
-            self._drain()
-            return
-        self._watch(pid, pidfd)
 
     def undo(self, answer: Answer) -> None:
         """Kill, collect and destroy, whatever the state: nothing of this box remains."""
