@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from condor_starter.cedar.codec import MAX_ATTRIBUTES, Reader, Writer
@@ -188,6 +188,8 @@ def test_a_sinful_tells_its_parts() -> None:
 
 @pytest.mark.req("X2")
 @given(st.text(max_size=60))
+@example("=")
+@example("=x&&y")
 def test_other_text_is_no_sinful_or_is_printed_so_that_it_is_read_again(text: str) -> None:
     for candidate in (text, f"<{text}>", f"<127.0.0.1:1?{text}>"):
         try:

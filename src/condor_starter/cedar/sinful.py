@@ -31,8 +31,9 @@ class Sinful:
         match = _SINFUL.match(text.strip())
         if match is None or not int(match[2]) < 65536:
             raise BadSinful(f"{text[:200]!r} is no address of a daemon")
-        pairs = (item.partition("=") for item in (match[3] or "").split("&") if item)
-        return cls(match[1].strip("[]"), int(match[2]), tuple((unquote(k), unquote(v)) for k, _, v in pairs))
+        pairs = (item.partition("=") for item in (match[3] or "").split("&"))
+        params = tuple((unquote(k), unquote(v)) for k, _, v in pairs if k)  # one without a name is none
+        return cls(match[1].strip("[]"), int(match[2]), params)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
