@@ -5,9 +5,11 @@ A suite is a directory. Its tests carry the directory's name as a mark, so that 
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,6 +76,33 @@ def open_dir(unique: str) -> Iterator[Path]:
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture(autouse=True)
+def no_socket_is_closed_while_it_is_watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An event loop goes on watching the number of a descriptor that was closed under it: whoever gets that
+    number next is refused (ENOENT of epoll_ctl), or never hears of its own data again.
+    """
+    wrong: list[str] = []
+    real = socket.socket.close
+
+    def close(sock: socket.socket) -> None:
+        if sock.fileno() in _watched():
+            wrong.append(f"{sock} is closed while its loop watches it")
+        real(sock)
+
+    monkeypatch.setattr(socket.socket, "close", close)
+    yield
+    assert not wrong, wrong
+
+
+def _watched() -> set[int]:
+    """The descriptors that the running loop of this thread watches."""
+    try:
+        selector = getattr(asyncio.get_running_loop(), "_selector", None)
+    except RuntimeError:
+        return set()
+    return {key.fd for key in (selector.get_map() or {}).values()} if selector else set()
 
 
 @pytest.fixture(autouse=True)

@@ -174,6 +174,7 @@ class Intake:
             await asyncio.wait({job}, timeout=KILL_SECONDS)
             job.cancel()
         listening.cancel()
+        await asyncio.wait({listening})  # the loop must have let go of the socket before it is closed
         status = await self._status(job, client)
         try:
             await asyncio.get_running_loop().sock_sendall(sock, b"X" + bytes((status & 0xFF,)))
