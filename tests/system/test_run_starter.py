@@ -106,6 +106,14 @@ class TestLocalMode:
         hand.starter(*words)
         assert hand.output_ad(out)["Before"] == 1
 
+    def test_an_output_ad_that_cannot_be_written_is_said_with_who_and_what_to_do(self, hand: Hand) -> None:
+        words, out = files(hand, sh("exit 0"))
+        out.mkdir()
+        ran = hand.starter(*words)
+        assert ran.status == 1
+        said = f"the output ad {out} cannot be written as uid "
+        assert said in ran.err and "Is a directory; name a file that this account may write" in ran.err
+
     @pytest.mark.parametrize(
         "line", ['Cmd = "/nonexistent/x"', 'Out = "/no/such/dir/out"', 'Iwd = "/no/such"']
     )

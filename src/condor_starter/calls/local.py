@@ -76,12 +76,17 @@ def _files(options: Options, caller: Caller, stack: ExitStack) -> Files:
 
 
 def open_output_ad(name: str | None, fd_of: Callable[[int], int], stack: ExitStack) -> int | None:
-    """A descriptor to append the output ad to. Raises OSError."""
+    """A descriptor to append the output ad to. Raises OSError, its text a whole sentence."""
     if name is None:
         return None
     if name == "-":
         return fd_of(1)
-    fd = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o644)
+    try:
+        fd = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o644)
+    except OSError as e:
+        remedy = "name a file that this account may write (root's starter becomes another), or - for stdout"
+        said = f"the output ad {name} cannot be written as uid {os.geteuid()}: {e.strerror}; {remedy}"
+        raise OSError(said) from e
     stack.callback(os.close, fd)
     return fd
 
