@@ -75,7 +75,8 @@ def _value(pool: Pool, *names: str) -> str:
 @pytest.mark.req("P3", "N1")
 @pytest.mark.ours
 def test_jobs_of_two_slots_do_not_see_each_other(pool: Pool) -> None:
-    script = "#!/bin/sh\nsleep 3 & ps -eo args | grep -c '[s]leep 3'; wait\n"
+    seen = "ps -eo args | grep -c '[s]leep 3'"  # its own: a child of a shell may not be one yet
+    script = f"#!/bin/sh\nsleep 3 & until [ $({seen}) -gt 0 ]; do sleep 0.1; done; sleep 0.5; {seen}; wait\n"
     job = pool.submit("apart", script, "output = apart.$(Process).out", count=2)
     job.wait(Kind.TERMINATED, count=2)
     counts = [(pool.home("alice") / f"apart.{n}.out").read_text() for n in (0, 1)]

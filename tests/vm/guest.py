@@ -92,7 +92,7 @@ class Guest:
         ledger = RUN / "ledger"
         return {
             "processes": self.job_processes(),
-            "cgroups": [str(p) for base in (BOXES, CGROUPS / "htcondor") for p in base.glob("*/")],
+            "cgroups": [str(p) for base in (BOXES, CGROUPS / "htcondor") for p in _below(base)],
             "mounts": [line for line in lines("/proc/self/mounts") if str(EXECUTE) in line],
             "scratch": [str(p) for p in EXECUTE.glob("*")],
             "ledger": [str(p) for p in ledger.glob("*")] if ledger.exists() else [],
@@ -137,3 +137,11 @@ def ad(script: str, **attributes: object) -> str:
     quoted = script.replace("'", "''")
     values = {"Cmd": "/bin/sh", "Arguments": f"-c '{quoted}'", "Owner": JOB_USER, "JobUniverse": 5}
     return "".join(f"{k} = {json.dumps(v)}\n" for k, v in {**values, **attributes}.items())
+
+
+def _below(cgroup: Path) -> list[Path]:
+    """The cgroups in a cgroup, which may vanish meanwhile."""
+    try:
+        return [p for p in cgroup.iterdir() if p.is_dir()]
+    except FileNotFoundError:
+        return []
