@@ -154,9 +154,8 @@ def _become_box(order: Order, fds: list[int], report: _socket.socket) -> None:
         step, number, text = e.args
         _tell(report, [step, str(number), text])
         return
-    _tell(
-        report, ["", *box.notes]
-    )  # and keep it open: that it closes is the first that procd hears of our end
+    _tell(report, ["", *box.notes])
+    # The report stays open: that it closes is the first that procd hears of our end.
     init.tend(box.main, status_fd, "pid" in order.plan.namespaces)
 
 
