@@ -22,7 +22,7 @@ ClassAd = Any
 
 OURS = frozenset(
     {
-        *(JOB_AD, MACHINE_AD, ".update.ad", ".execution_overlay.ad", ".chirp.config"),
+        *(JOB_AD, MACHINE_AD, ".update.ad", ".update.ad.tmp", ".execution_overlay.ad", ".chirp.config"),
         *(".job_wrapper_failure", ".docker_sock", ".docker_stdout", ".docker_stderror"),
     }
 )
